@@ -1,0 +1,132 @@
+"""Checkpoints: a folder with ``manifest.json`` and ``tensors.safetensors``; strict, and never unpickled."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from learn2splat import __version__
+from learn2splat.files import recover, write_whole
+from learn2splat.optim.base import OptimizerState
+from learn2splat.rollout import RolloutState
+from learn2splat.scene.gaussians import GaussianScene
+
+SCHEMA = 1
+MANIFEST, TENSORS = "manifest.json", "tensors.safetensors"
+_SCENES = ("scene", "average", "best")
+
+
+class BadCheckpointError(ValueError):
+    """A checkpoint that cannot be used; the message says which file, what is wrong and what to do."""
+
+
+def save(folder: Path, kind: str, tensors: Mapping[str, Tensor], config: Mapping[str, Any]) -> None:
+    """Write a checkpoint, whole or not at all.
+
+    Args:
+        folder: where to; replaced when it exists.
+        kind: what it is a checkpoint of.
+        tensors: named tensors.
+        config: JSON-able data from which the rest is rebuilt.
+    """
+    stored = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+
+    def write(temporary: Path) -> None:
+        temporary.mkdir()
+        # copies: several names may share one tensor, which safetensors refuses
+        save_file({name: tensor.clone() for name, tensor in stored.items()}, str(temporary / TENSORS))
+        manifest = {
+            "kind": kind,
+            "schema": SCHEMA,
+            "version": __version__,
+            "config": config,
+            "tensors": {name: [list(tensor.shape), str(tensor.dtype)] for name, tensor in stored.items()},
+            "sha256": _digest(temporary / TENSORS),
+        }
+        (temporary / MANIFEST).write_text(json.dumps(manifest, indent=1), encoding="utf-8")
+
+    write_whole(folder, write)
+
+
+def load(folder: Path, kind: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Read a checkpoint: (tensors, config).
+
+    Raises:
+        BadCheckpointError: missing, of another kind or a newer schema, damaged, or not what its manifest says.
+    """
+    recover(folder)
+    try:
+        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        found = (manifest["kind"], manifest["schema"])
+        if found[0] != kind:
+            raise BadCheckpointError(f"{folder}: a checkpoint of {found[0]!r}, expected {kind!r}")
+        if found[1] != SCHEMA:
+            raise BadCheckpointError(f"{folder}: schema {found[1]}, this version reads {SCHEMA}; update learn2splat")
+        if _digest(folder / TENSORS) != manifest["sha256"]:
+            raise BadCheckpointError(f"{folder / TENSORS}: damaged (checksum differs); delete the folder")
+        tensors = load_file(str(folder / TENSORS))
+        if {name: [list(t.shape), str(t.dtype)] for name, t in tensors.items()} != manifest["tensors"]:
+            raise BadCheckpointError(f"{folder}: tensors are not those of {MANIFEST}; delete the folder")
+        return tensors, manifest["config"]
+    except (OSError, json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, SafetensorError) as error:
+        raise BadCheckpointError(f"{folder}: not a readable checkpoint ({error!r})") from error
+
+
+def pack_rollout(state: RolloutState) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """A rollout's state as named tensors and numbers."""
+    tensors: dict[str, Tensor] = {}
+    numbers: dict[str, Any] = {}
+    for entry in fields(state):
+        value = getattr(state, entry.name)
+        if isinstance(value, GaussianScene):
+            tensors |= {f"{entry.name}/{name}": tensor for name, tensor in value.items()}
+        elif isinstance(value, OptimizerState):
+            tensors |= {f"rows/{name}": tensor for name, tensor in value.rows.items()}
+            tensors |= {f"shared/{name}": tensor for name, tensor in value.shared.items()}
+        elif isinstance(value, Tensor):
+            tensors[entry.name] = value
+        elif value is not None:
+            numbers[entry.name] = value
+    return tensors, numbers
+
+
+def unpack_rollout(tensors: Mapping[str, Tensor], numbers: Mapping[str, Any]) -> RolloutState:
+    """The inverse of `pack_rollout`.
+
+    Raises:
+        BadCheckpointError: an entry is unknown or missing.
+    """
+    groups: dict[str, dict[str, Tensor]] = {name: {} for name in (*_SCENES, "rows", "shared")}
+    footprint = None
+    for name, tensor in tensors.items():
+        group, _, rest = name.partition("/")
+        if name == "footprint":
+            footprint = tensor
+        elif group in groups and rest:
+            groups[group][rest] = tensor
+        else:
+            raise BadCheckpointError(f"unknown tensor {name!r} in the checkpoint of a run")
+    try:
+        return RolloutState(
+            scene=GaussianScene(**groups["scene"]),
+            average=GaussianScene(**groups["average"]) if groups["average"] else None,
+            best=GaussianScene(**groups["best"]),
+            optimizer=OptimizerState(groups["rows"], groups["shared"]),
+            footprint=footprint,
+            **numbers,
+        )
+    except TypeError as error:
+        raise BadCheckpointError(f"the checkpoint of a run does not fit this version: {error}") from error
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()

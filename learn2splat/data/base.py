@@ -1,0 +1,98 @@
+"""What a captured scene is, whatever format it came in."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from torch import Tensor
+
+from learn2splat.cameras import Cameras
+
+
+class BadSceneError(ValueError):
+    """A scene on disk that cannot be used: the message names the file, what is wrong and what to do."""
+
+
+@dataclass(frozen=True)
+class PointCloud:
+    """Sparse points of a reconstruction.
+
+    Args:
+        positions_world: [P, 3] float32, world units.
+        colors: [P, 3] float32, RGB in 0..1.
+    """
+
+    positions_world: Tensor
+    colors: Tensor
+
+    def __len__(self) -> int:
+        return self.positions_world.shape[0]
+
+
+class Photos(Protocol):
+    """Photos of V views at the resolution of the cameras; decoding may happen on first use."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, view: int) -> Tensor:
+        """The photo of one view, uint8 [H, W, 3]."""
+        ...
+
+
+@dataclass(frozen=True)
+class SceneData:
+    """Posed photos and sparse points: the input of every optimisation.
+
+    Args:
+        name: short name, used for output folders.
+        cameras: V undistorted cameras, matching the photos' resolution.
+        photos: V photos.
+        image_names: V names, unique, in the order of the views.
+        points: sparse points, or None when the source has none.
+        train: view indices to optimise on.
+        test: held-out view indices; may be empty.
+        warnings: what the loader found suspicious, one sentence each.
+    """
+
+    name: str
+    cameras: Cameras
+    photos: Photos
+    image_names: Sequence[str]
+    points: PointCloud | None
+    train: Sequence[int]
+    test: Sequence[int]
+    warnings: Sequence[str] = ()
+
+    def __post_init__(self) -> None:
+        views = len(self.cameras)
+        if len(self.photos) != views or len(self.image_names) != views:
+            raise ValueError(
+                f"scene {self.name!r}: {views} cameras, {len(self.photos)} photos, {len(self.image_names)} names"
+            )
+
+
+class SceneSource(Protocol):
+    """One capture format: recognises a path by its content and loads it."""
+
+    name: str
+    looks_for: str
+
+    def recognises(self, path: Path) -> bool:
+        """Whether ``path`` holds this format; never raises on unreadable content."""
+        ...
+
+    def load(self, path: Path, *, max_size: int, test_every: int) -> SceneData:
+        """Load ``path``.
+
+        Args:
+            path: the scene.
+            max_size: upper bound of the long side of the photos in pixels; larger photos are area-filtered.
+            test_every: every n-th view (in order of names) is held out; 0 holds out none.
+
+        Raises:
+            BadSceneError: the content is broken; says which file and what to do.
+        """
+        ...

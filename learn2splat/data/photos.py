@@ -1,0 +1,245 @@
+"""Photos on disk: checked early, decoded late, at the resolution and in the geometry of the cameras.
+
+Photos are taken as they are stored: the EXIF orientation is not applied, because reconstructions refer to raw
+pixels.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Generic, TypeVar
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from learn2splat.data.base import BadSceneError
+from learn2splat.data.lens import Lens
+
+Value = TypeVar("Value")
+
+CACHE_BYTES = 2 << 30
+MAP_CACHE_BYTES = 256 << 20
+TAIL_BYTES = 4096
+END_MARKS = {"JPEG": b"\xff\xd9", "MPO": b"\xff\xd9", "PNG": b"IEND"}
+
+
+@dataclass(frozen=True)
+class PhotoFile:
+    """A photo and how a view shows it.
+
+    Args:
+        path: the file.
+        width, height: size of the view in pixels, at most that of the file.
+        lens: the lens whose distortion is to be removed; None for a photo that is a pinhole image.
+    """
+
+    path: Path
+    width: int
+    height: int
+    lens: Lens | None = None
+
+
+def fit_photo(path: Path, lens: Lens, max_size: int) -> tuple[PhotoFile, NDArray[np.float64]]:
+    """The view of one photo and its intrinsics.
+
+    Args:
+        path: the photo; may be a uniformly rescaled version of what ``lens`` was calibrated on.
+        lens: calibration.
+        max_size: upper bound of the view's long side in pixels.
+
+    Returns:
+        The photo and K [3, 3] of the undistorted view in pixels of that view.
+
+    Raises:
+        ValueError: the photo cannot be decoded, or its shape is not that of the camera.
+    """
+    width, height = photo_size(path)
+    # is there one scale that explains both sides to within a pixel of rounding?
+    lowest = max((width - 1) / lens.width, (height - 1) / lens.height)
+    highest = min((width + 1) / lens.width, (height + 1) / lens.height)
+    if lowest > highest:
+        turned = abs(width * lens.width - height * lens.height) <= width + height
+        remedy = "it looks turned by 90 degrees" if turned and width != height else "it is cropped or another photo"
+        raise ValueError(
+            f"is {width}x{height} pixels, but its camera was calibrated at {lens.width}x{lens.height}: {remedy}"
+        )
+    scale = min(1.0, max_size / max(width, height))
+    view = PhotoFile(
+        path, max(1, round(width * scale)), max(1, round(height * scale)), None if lens.is_pinhole else lens
+    )
+    K = np.diag([view.width / lens.width, view.height / lens.height, 1.0]) @ lens.pinhole()
+    return view, K
+
+
+def photo_size(path: Path) -> tuple[int, int]:
+    """(width, height) of a photo in pixels, from its header.
+
+    The end of the file is looked at as well; a photo that does not end as its format should is decoded in full.
+
+    Raises:
+        ValueError: it cannot be decoded; says why.
+    """
+    try:
+        with Image.open(path) as image:
+            mark = END_MARKS.get(image.format or "")
+            if mark is None or mark not in _tail(path):
+                image.load()
+            return image.width, image.height
+    except Exception as error:  # decoders of damaged files raise anything
+        raise ValueError(_reason(error)) from error
+
+
+def decode_photo(path: Path, background: tuple[float, float, float] = (0.0, 0.0, 0.0)) -> NDArray[np.uint8]:
+    """A photo in full resolution.
+
+    Args:
+        path: 8- or 16-bit grey, RGB, CMYK or palette image, with or without alpha.
+        background: RGB in 0..1 that shows through where alpha is below one.
+
+    Returns:
+        uint8 [H, W, 3].
+
+    Raises:
+        ValueError: it cannot be decoded; says why.
+    """
+    try:
+        with Image.open(path) as image:
+            if image.mode.startswith("I"):
+                grey = np.clip(np.asarray(image).astype(np.int64), 0, 65535)
+                return np.repeat(((grey + 128) // 257).astype(np.uint8)[..., None], 3, axis=-1)
+            if image.mode == "F":
+                raise ValueError("floating-point images have no agreed range; convert it to 8-bit PNG")
+            if not image.has_transparency_data:
+                return np.array(image.convert("RGB"))
+            rgba = np.array(image.convert("RGBA"))
+    except Exception as error:  # decoders of damaged files raise anything
+        raise ValueError(_reason(error)) from error
+    alpha = rgba[..., 3:].astype(np.float32) / 255.0
+    blended = rgba[..., :3] * alpha + np.float32(255.0) * np.array(background, dtype=np.float32) * (1.0 - alpha)
+    return np.asarray(np.rint(blended), dtype=np.uint8)
+
+
+def area_filter(image: NDArray[np.uint8], width: int, height: int) -> NDArray[np.uint8]:
+    """``image`` [H, W, 3] shrunk to ``height`` x ``width``: each pixel is the mean of the area it covers."""
+    if image.shape[:2] == (height, width):
+        return image
+    return np.asarray(cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA), dtype=np.uint8)
+
+
+class LruCache(Generic[Value]):
+    """Keeps the most recently used values up to a number of bytes; safe to use from several threads."""
+
+    def __init__(self, budget_bytes: int, size_of: Callable[[Value], int]) -> None:
+        self.budget_bytes = budget_bytes
+        self.used_bytes = 0
+        self._size_of = size_of
+        self._values: OrderedDict[Hashable, Value] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def get(self, key: Hashable, make: Callable[[], Value]) -> Value:
+        """The value of ``key``, made by ``make`` when it is not there (outside the lock: threads work in parallel)."""
+        with self._lock:
+            if key in self._values:
+                self._values.move_to_end(key)
+                return self._values[key]
+        value = make()
+        with self._lock:
+            if key in self._values or self._size_of(value) > self.budget_bytes:
+                return self._values.get(key, value)
+            self._values[key] = value
+            self.used_bytes += self._size_of(value)
+            while self.used_bytes > self.budget_bytes:
+                _, oldest = self._values.popitem(last=False)
+                self.used_bytes -= self._size_of(oldest)
+        return value
+
+
+class LazyPhotos:
+    """Photos decoded on first use and kept while they fit into a memory budget. Implements `Photos`.
+
+    Undistortion happens at up to twice the view's resolution, so that its interpolation does not blur the view;
+    photos without distortion see nothing but the area filter.
+
+    Args:
+        files: the V views.
+        background: RGB in 0..1 behind transparent photos.
+        cache_bytes: how much memory decoded photos may occupy.
+    """
+
+    def __init__(
+        self,
+        files: Sequence[PhotoFile],
+        *,
+        background: tuple[float, float, float] = (0.0, 0.0, 0.0),
+        cache_bytes: int = CACHE_BYTES,
+    ) -> None:
+        self.files = tuple(files)
+        self.background = background
+        self.cache_bytes = cache_bytes
+        self._start_caches()
+
+    def _start_caches(self) -> None:
+        self._photos: LruCache[Tensor] = LruCache(self.cache_bytes, lambda photo: photo.nbytes)
+        self._maps: LruCache[NDArray[np.float32]] = LruCache(MAP_CACHE_BYTES, lambda array: array.nbytes)
+
+    def __getstate__(self) -> dict[str, object]:
+        # another process starts with empty caches: locks cannot travel, pixels need not
+        return {"files": self.files, "background": self.background, "cache_bytes": self.cache_bytes}
+
+    def __setstate__(self, state: dict[str, object]) -> None:
+        self.__dict__.update(state)
+        self._start_caches()
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __getitem__(self, view: int) -> Tensor:
+        """The photo of one view, uint8 [H, W, 3]; shared with the cache, so not to be written to.
+
+        Raises:
+            BadSceneError: the file changed or cannot be decoded.
+        """
+        file = self.files[view]
+        return self._photos.get(view % len(self.files), lambda: torch.from_numpy(self._load(file)))
+
+    def _load(self, file: PhotoFile) -> NDArray[np.uint8]:
+        try:
+            image = decode_photo(file.path, self.background)
+        except ValueError as error:
+            raise BadSceneError(f"photo {file.path} {error}; restore or remove it") from error
+        height, width = image.shape[:2]
+        if height < file.height or width < file.width:
+            raise BadSceneError(f"photo {file.path} changed its size to {width}x{height} since the scene was loaded")
+        if file.lens is not None:
+            image = self._undistort(image, file)
+        return area_filter(image, file.width, file.height)
+
+    def _undistort(self, image: NDArray[np.uint8], file: PhotoFile) -> NDArray[np.uint8]:
+        lens = file.lens
+        assert lens is not None
+        width, height = min(image.shape[1], 2 * file.width), min(image.shape[0], 2 * file.height)
+        source = area_filter(image, width, height)
+        where = self._maps.get((lens, width, height), lambda: lens.undistortion_map(width, height))
+        # cubic overshoots less than a grey level on photos and keeps what a linear filter would blur
+        undistorted = cv2.remap(source, where[0], where[1], cv2.INTER_CUBIC, borderMode=cv2.BORDER_CONSTANT)
+        return np.asarray(undistorted, dtype=np.uint8)
+
+
+def _tail(path: Path) -> bytes:
+    with path.open("rb") as file:
+        end = file.seek(0, 2)
+        file.seek(max(0, end - TAIL_BYTES))
+        return file.read()
+
+
+def _reason(error: Exception) -> str:
+    first_line = (str(error) or type(error).__name__).splitlines()[0]
+    return f"cannot be decoded ({first_line})"

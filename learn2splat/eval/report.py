@@ -1,0 +1,84 @@
+"""A report of one run: a single HTML file with curves and pictures, readable offline."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import numpy as np
+from markupsafe import Markup
+from matplotlib.figure import Figure
+from PIL import Image
+from torch import Tensor
+
+from learn2splat.eval.metrics import ViewMetrics
+from learn2splat.files import write_text
+
+ERROR_GAIN = 4.0
+MAX_FIGURES = 24
+
+
+def write_report(
+    path: Path,
+    summary: Mapping[str, Any],
+    metrics: Sequence[Mapping[str, Any]],
+    views: Mapping[str, tuple[Tensor, ViewMetrics]],
+    config: str,
+) -> None:
+    """Write a self-contained HTML file.
+
+    Args:
+        path: where to.
+        summary: what goes to ``summary.json``.
+        metrics: one row per evaluation.
+        views: image name -> (photo [H, W, 3] in 0..1, metrics with the rendering); the first 24 are shown.
+        config: the configuration as text.
+    """
+    figures = []
+    for name, (photo, view) in list(views.items())[:MAX_FIGURES]:
+        error = ((view.image - photo).abs() * ERROR_GAIN).clamp(0, 1)
+        figures.append(
+            {
+                "name": name,
+                "psnr": view.psnr,
+                "ssim": view.ssim,
+                "photo": _data_url(photo),
+                "render": _data_url(view.image),
+                "error": _data_url(error),
+            }
+        )
+    environment = jinja2.Environment(loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True)
+    template = environment.get_template("report.html.j2")
+    page = template.render(
+        summary=summary, metrics=metrics, figures=figures, config=config, curves=Markup(curves(metrics))
+    )
+    write_text(path, page)
+
+
+def curves(metrics: Sequence[Mapping[str, Any]]) -> str:
+    """PSNR and SSIM against steps and seconds, as inline SVG."""
+    figure = Figure(figsize=(11, 3.4), layout="constrained")
+    axes = figure.subplots(1, 3)
+    panels = [("step", "psnr", "PSNR (dB)"), ("seconds", "psnr", "PSNR (dB)"), ("step", "ssim", "SSIM")]
+    for axis, (x, y, label) in zip(axes, panels, strict=True):
+        axis.plot([row[x] for row in metrics], [row[y] for row in metrics], marker="o", markersize=3, color="#2b7bba")
+        axis.set_xlabel("optimisation seconds" if x == "seconds" else "steps")
+        axis.set_ylabel(label)
+        axis.set_xscale("symlog", linthresh=10 if x == "step" else 0.1)
+        axis.set_xlim(left=0)
+        axis.grid(alpha=0.3)
+    stream = io.StringIO()
+    figure.savefig(stream, format="svg", metadata={"Date": None})
+    text = stream.getvalue()
+    return text[text.index("<svg") :]
+
+
+def _data_url(picture: Tensor) -> str:
+    pixels = (picture.clamp(0, 1) * 255).round().byte().cpu().numpy()
+    stream = io.BytesIO()
+    Image.fromarray(np.ascontiguousarray(pixels)).save(stream, format="JPEG", quality=92)
+    return "data:image/jpeg;base64," + base64.b64encode(stream.getvalue()).decode("ascii")

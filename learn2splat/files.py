@@ -1,0 +1,52 @@
+"""Files that are whole or absent: everything is written under a temporary name and renamed."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+
+def write_whole(path: Path, write: Callable[[Path], object]) -> None:
+    """Let ``write`` fill a temporary sibling of ``path``, then rename it over ``path``.
+
+    Args:
+        path: the file or folder to make; its parent is created.
+        write: receives the temporary path, which keeps the suffix of ``path``.
+
+    Raises:
+        OSError: the disk is full or not writable; nothing is left behind and an older ``path`` is untouched.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.stem}.{os.getpid()}.partial{path.suffix}")
+    replaced = path.with_name(f".{path.stem}.replaced{path.suffix}")
+    _remove(temporary)
+    try:
+        write(temporary)
+        if path.is_dir():
+            _remove(replaced)
+            path.rename(replaced)
+        temporary.rename(path)
+    finally:
+        _remove(temporary)
+    _remove(replaced)
+
+
+def recover(path: Path) -> None:
+    """Put back a folder whose replacement by `write_whole` was interrupted between its two renames."""
+    replaced = path.with_name(f".{path.stem}.replaced{path.suffix}")
+    if replaced.exists() and not path.exists():
+        replaced.rename(path)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write UTF-8 ``text`` to ``path``, whole or not at all."""
+    write_whole(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)

@@ -1,0 +1,94 @@
+// The plain C interface of the library. Python mirrors these structures in learn2splat/native/loader.py.
+//
+// All arrays are dense, row-major float32 unless said otherwise. A null pointer means "not given" for inputs marked
+// optional and "not wanted" for outputs; what is not wanted costs nothing. Every function is deterministic: its
+// results do not depend on the number of threads.
+#pragma once
+
+#include <cstdint>
+
+extern "C" {
+
+// N Gaussians by their raw parameters.
+struct L2sScene {
+    const float* means;            // [N, 3]
+    const float* log_scales;       // [N, 3]
+    const float* quats;            // [N, 4] wxyz, any norm but zero
+    const float* logit_opacities;  // [N]
+    const float* sh;               // [N, stored, 3]
+    int64_t count;                 // N
+    int32_t sh_stored;             // coefficients per Gaussian in memory: 1, 4, 9 or 16
+    int32_t sh_degree;             // degree in use, 0..3, (degree + 1)^2 <= stored
+};
+
+// V pinhole cameras of one image size.
+struct L2sCameras {
+    const float* intrinsics;      // [V, 3, 3] pixels
+    const float* cam_from_world;  // [V, 4, 4]
+    const float* background;      // [V, 3], optional
+    int32_t views, width, height;
+};
+
+struct L2sSettings {
+    float near_plane, far_plane, eps2d, max_alpha;
+};
+
+struct L2sImages {
+    float* image;      // [V, H, W, 3]
+    float* alpha;      // [V, H, W]
+    float* depth;      // [V, H, W], optional
+    int32_t* radii;    // [V, N]
+};
+
+// Derivatives of a scalar by the images.
+struct L2sCotangents {
+    const float* image;  // [V, H, W, 3]
+    const float* alpha;  // [V, H, W], optional
+    const float* depth;  // [V, H, W], optional; needs a rendering with depth
+};
+
+// Arrays of the raw parameters' shapes.
+struct L2sGradient {
+    float *means, *log_scales, *quats, *logit_opacities, *sh;
+};
+
+struct L2sGradients {
+    L2sGradient total;         // summed over views
+    L2sGradient view_squares;  // sum over views of the squared gradient of that view; means = null: not wanted
+    L2sGradient per_view;      // [V, ...] arrays; means = null: not wanted
+    float* means2d;            // [V, N, 2], optional
+};
+
+// What the last calls on a rendering did, for benchmarks.
+struct L2sStatistics {
+    int64_t tile_entries;                                    // (Gaussian, tile) pairs
+    int64_t forward_lanes, backward_lanes;                   // pixel evaluations of the two raster loops
+    double forward_raster_seconds, backward_raster_seconds;  // wall time of the two raster phases
+};
+
+struct L2sRendering;  // what the backward pass needs of a forward pass
+
+// Lanes of a vector in this build.
+int32_t l2s_vector_lanes();
+
+// Render. Returns a rendering to be freed with l2s_free, or null when memory ran out.
+L2sRendering* l2s_render(const L2sScene*, const L2sCameras*, const L2sSettings*, const L2sImages*, int32_t threads);
+
+// Transposed derivative of a rendering. `scene` must hold the values that were rendered. Returns 0, or 1 when memory
+// ran out. May be called repeatedly.
+int32_t l2s_pull_back(L2sRendering*, const L2sScene*, const L2sCotangents*, const L2sGradients*, int32_t threads);
+
+void l2s_statistics(const L2sRendering*, L2sStatistics*);
+
+// Give a rendering's memory back to the pool that the next rendering draws from.
+void l2s_free(L2sRendering*);
+
+// Mean absolute error and mean SSIM of each view, over all pixels and channels, of images [views, height, width, 3].
+// `gradient` (optional) receives the derivative of mean over views of (1 - ssim_weight) l1 + ssim_weight (1 - ssim)
+// by `image`. SSIM: 11 x 11 Gaussian window of sigma 1.5 px, zeros outside the image. Returns 0, or 1 without memory.
+int32_t l2s_photometric(const float* image, const float* target, int32_t views, int32_t height, int32_t width,
+                        float ssim_weight, double* l1, double* ssim, float* gradient, int32_t threads);
+
+// Fused multiply-adds per second that one core reaches when it does nothing else, counted as 2 flop per lane.
+double l2s_peak_flops();
+}

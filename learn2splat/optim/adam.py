@@ -1,0 +1,76 @@
+"""Adam over Gaussians, with group rates, a schedule and an optional damping term."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from learn2splat.optim.base import Need, OptimizerState, StepContext, as_rows, from_rows, zeros_like
+from learn2splat.optim.rates import GroupRates, PositionDecay, Schedule
+from learn2splat.scene.gaussians import GaussianScene
+from learn2splat.scene.lineage import Lineage
+
+
+class Adam:
+    """Adam (Kingma & Ba 2015, algorithm 1); with the defaults, what 3DGS and gsplat optimise with.
+
+    The update is ``-rate * (m_hat + damping * g) / (sqrt(v_hat) + eps)``. A positive ``damping`` weighs the newest
+    gradient more, as Nesterov momentum does (Dozat 2016), and lets larger rates stay stable.
+
+    Args:
+        rates: step size per group.
+        schedule: factor on the rates over the run.
+        beta1, beta2: decay of the first and second moment, in [0, 1).
+        eps: added to the root of the second moment.
+        damping: weight of the newest gradient beside the first moment.
+    """
+
+    def __init__(
+        self,
+        rates: GroupRates = GroupRates(),
+        schedule: Schedule = PositionDecay(),
+        beta1: float = 0.9,
+        beta2: float = 0.999,
+        eps: float = 1e-15,
+        damping: float = 0.0,
+    ) -> None:
+        for name, value in (("beta1", beta1), ("beta2", beta2)):
+            if not 0.0 <= value < 1.0:
+                raise ValueError(f"{name} is {value}; it must lie in [0, 1)")
+        self.rates, self.schedule = rates, schedule
+        self.beta1, self.beta2, self.eps, self.damping = beta1, beta2, eps, damping
+
+    @property
+    def needs(self) -> frozenset[Need]:
+        return self.rates.needs
+
+    def init(self, scene: GaussianScene) -> OptimizerState:
+        zeros = zeros_like(scene)
+        count = torch.zeros((), dtype=torch.int64)
+        return OptimizerState(as_rows("m", zeros) | as_rows("v", zeros), {"count": count})
+
+    def update(
+        self, grads: GaussianScene, state: OptimizerState, scene: GaussianScene, context: StepContext
+    ) -> tuple[GaussianScene, OptimizerState]:
+        count = int(state.shared["count"]) + 1
+        correction1, correction2 = 1 - self.beta1**count, 1 - self.beta2**count
+        m = from_rows("m", state).map(lambda old, grad: old.lerp(grad, 1 - self.beta1), grads)
+        v = from_rows("v", state).map(
+            lambda old, grad: (old * self.beta2).addcmul_(grad, grad, value=1 - self.beta2), grads
+        )
+        rates = self.rates.by_parameter(scene, context)
+
+        def step(name: str, first: Tensor, second: Tensor, grad: Tensor) -> Tensor:
+            direction = first / correction1
+            if self.damping:
+                direction.add_(grad, alpha=self.damping)
+            direction.div_(second.sqrt().div_(correction2**0.5).add_(self.eps))
+            return direction.mul_(rates[name] * -self.schedule.factor(name, context))
+
+        columns = zip(m.items(), v.tensors(), grads.tensors(), strict=True)
+        update = GaussianScene(*(step(name, first, second, grad) for (name, first), second, grad in columns))
+        shared = {"count": torch.tensor(count, dtype=torch.int64)}
+        return update, OptimizerState(as_rows("m", m) | as_rows("v", v), shared)
+
+    def reindex(self, state: OptimizerState, lineage: Lineage) -> OptimizerState:
+        return state.take(lineage)

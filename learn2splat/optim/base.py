@@ -1,0 +1,115 @@
+"""The seam of every optimizer, learned or not.
+
+An optimizer is functional: its state is data, so that a run can be saved, resumed, buffered and carried through
+densification. It sees gradients and a `StepContext`, never a renderer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from learn2splat.scene.gaussians import GaussianScene
+from learn2splat.scene.lineage import Lineage
+
+
+class Need(Enum):
+    """What an optimizer wants computed for its context beside the summed gradient."""
+
+    PIXEL_FOOTPRINT = "pixel_footprint_world"
+    VIEW_SQUARES = "view_squares"
+
+
+@dataclass(frozen=True)
+class StepContext:
+    """What is known when an update is asked for.
+
+    Args:
+        step: how many updates were made before this one.
+        horizon: how many there will be in all, when known.
+        batch_views: views whose mean loss the gradient belongs to.
+        train_views: training views of the scene.
+        extent_world: size of the camera rig, world units (`Cameras.extent_world`).
+        visible: [N] bool, drawn in at least one view of the batch.
+        loss: mean loss of the batch before the update.
+        pixel_footprint_world: [N] size of a pixel at the Gaussian, world units (`Need.PIXEL_FOOTPRINT`).
+        view_squares: sum over views of the squared gradient of that view's loss / batch_views (`Need.VIEW_SQUARES`).
+    """
+
+    step: int
+    horizon: int | None
+    batch_views: int
+    train_views: int
+    extent_world: float
+    visible: Tensor
+    loss: float
+    pixel_footprint_world: Tensor | None = None
+    view_squares: GaussianScene | None = None
+
+
+@dataclass(frozen=True)
+class OptimizerState:
+    """Everything an optimizer remembers.
+
+    Args:
+        rows: tensors [N, ...] with one row per Gaussian; they follow a `Lineage`.
+        shared: tensors that belong to the run as a whole.
+    """
+
+    rows: Mapping[str, Tensor] = field(default_factory=dict)
+    shared: Mapping[str, Tensor] = field(default_factory=dict)
+
+    def take(self, lineage: Lineage) -> OptimizerState:
+        """Rows follow ``lineage``; fresh rows start at zero."""
+        return OptimizerState({name: lineage.take(rows) for name, rows in self.rows.items()}, dict(self.shared))
+
+
+class SceneOptimizer(Protocol):
+    """Turns gradients of a scene into updates."""
+
+    @property
+    def needs(self) -> frozenset[Need]:
+        """What `update` requires of its context."""
+        ...
+
+    def init(self, scene: GaussianScene) -> OptimizerState:
+        """The state before the first step on ``scene``."""
+        ...
+
+    def update(
+        self, grads: GaussianScene, state: OptimizerState, scene: GaussianScene, context: StepContext
+    ) -> tuple[GaussianScene, OptimizerState]:
+        """The change to add to ``scene`` [same shapes] and the next state; arguments are not modified."""
+        ...
+
+    def reindex(self, state: OptimizerState, lineage: Lineage) -> OptimizerState:
+        """The state for a scene whose rows follow ``lineage``."""
+        ...
+
+
+def apply_update(scene: GaussianScene, update: GaussianScene) -> GaussianScene:
+    """scene + update."""
+    return scene.map(torch.add, update)
+
+
+def as_rows(prefix: str, scene: GaussianScene) -> dict[str, Tensor]:
+    """A scene-shaped quantity as state rows named ``prefix.parameter``."""
+    return {f"{prefix}.{name}": tensor for name, tensor in scene.items()}
+
+
+def from_rows(prefix: str, state: OptimizerState) -> GaussianScene:
+    """The inverse of `as_rows`; ``KeyError`` names what is missing."""
+    names = [name for name in state.rows if name.startswith(f"{prefix}.")]
+    if not names:
+        raise KeyError(f"the optimizer state holds no {prefix!r}; it has {sorted(state.rows)}")
+    return GaussianScene(**{name.removeprefix(f"{prefix}."): state.rows[name] for name in names})
+
+
+def zeros_like(scene: GaussianScene) -> GaussianScene:
+    """Zeros in the shape of ``scene``."""
+    return scene.map(torch.zeros_like)

@@ -1,0 +1,154 @@
+"""The folder that a run writes: metrics, summary, configuration, scene, pictures, checkpoint."""
+
+from __future__ import annotations
+
+import json
+import math
+import platform
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from omegaconf import DictConfig, OmegaConf
+from PIL import Image
+from torch import Tensor
+
+from learn2splat import __version__, checkpoint
+from learn2splat.data.views import ViewSampler
+from learn2splat.files import write_text, write_whole
+from learn2splat.rollout import OutcomeKind, RolloutState
+
+CHECKPOINT_KIND = "run"
+
+
+class RunFolderError(ValueError):
+    """A run folder that cannot be used as asked; the message says what to do."""
+
+
+class RunFolder:
+    """One run's files under ``path``; each is whole or absent."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @property
+    def checkpoint(self) -> Path:
+        return self.path / "checkpoint"
+
+    @property
+    def ply(self) -> Path:
+        return self.path / "point_cloud.ply"
+
+    @property
+    def report(self) -> Path:
+        return self.path / "report.html"
+
+    def create(self, config: DictConfig) -> None:
+        """Begin a new run.
+
+        Raises:
+            RunFolderError: the folder holds something already.
+        """
+        if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
+            raise RunFolderError(f"{self.path} exists and is not empty; add --resume to go on, or choose another --out")
+        write_text(self.path / "config.yaml", OmegaConf.to_yaml(config, resolve=True))
+
+    def read_config(self) -> DictConfig:
+        """The resolved configuration of the run.
+
+        Raises:
+            RunFolderError: there is no run here.
+        """
+        try:
+            config = OmegaConf.load(self.path / "config.yaml")
+        except OSError as error:
+            raise RunFolderError(f"{self.path} holds no run to resume (no config.yaml); leave out --resume") from error
+        assert isinstance(config, DictConfig)
+        return config
+
+    def write_metrics(self, rows: list[dict[str, Any]]) -> None:
+        """Write all evaluations, one JSON object a line."""
+        write_text(self.path / "metrics.jsonl", "".join(json_line(row) + "\n" for row in rows))
+
+    def read_metrics(self, until_step: int) -> list[dict[str, Any]]:
+        """The evaluations up to a step, for a resumed run."""
+        file = self.path / "metrics.jsonl"
+        lines = file.read_text(encoding="utf-8").splitlines() if file.is_file() else []
+        return [row for row in map(json.loads, lines) if row["step"] <= until_step]
+
+    def write_summary(self, summary: Mapping[str, Any]) -> None:
+        """Write ``summary.json``."""
+        write_text(self.path / "summary.json", json.dumps(_finite(summary), indent=1) + "\n")
+
+    def is_finished(self) -> bool:
+        """Whether the run ended by itself."""
+        try:
+            outcome = json.loads((self.path / "summary.json").read_text(encoding="utf-8"))["outcome"]
+        except (OSError, ValueError, KeyError, TypeError):
+            return False
+        return bool(outcome != OutcomeKind.INTERRUPTED.value)
+
+    def write_pictures(self, pictures: Mapping[str, Tensor]) -> None:
+        """Write ``renders/NAME.png`` for each [H, W, 3] picture in 0..1."""
+
+        def write(folder: Path) -> None:
+            folder.mkdir()
+            for name, picture in pictures.items():
+                pixels = (picture.clamp(0, 1) * 255).round().to(torch.uint8).numpy()
+                Image.fromarray(np.ascontiguousarray(pixels)).save(folder / f"{name.replace('/', '_')}.png")
+
+        write_whole(self.path / "renders", write)
+
+    def save_checkpoint(self, state: RolloutState, sampler: ViewSampler) -> None:
+        """Everything needed to go on to the same bits."""
+        tensors, numbers = checkpoint.pack_rollout(state)
+        sampler_state = sampler.state_dict()
+        tensors["generator"] = sampler_state.pop("generator")
+        checkpoint.save(self.checkpoint, CHECKPOINT_KIND, tensors, {"rollout": numbers, "sampler": sampler_state})
+
+    def load_checkpoint(self, sampler: ViewSampler) -> RolloutState:
+        """Restore ``sampler`` and return the state of the run."""
+        tensors, config = checkpoint.load(self.checkpoint, CHECKPOINT_KIND)
+        try:
+            sampler.load_state_dict({**config["sampler"], "generator": tensors.pop("generator")})
+            return checkpoint.unpack_rollout(tensors, config["rollout"])
+        except KeyError as error:
+            raise checkpoint.BadCheckpointError(f"{self.checkpoint}: the entry {error} is missing") from error
+
+
+def json_line(row: Mapping[str, Any]) -> str:
+    """Strict JSON: what is not finite becomes null."""
+    return json.dumps(_finite(row), allow_nan=False)
+
+
+def machine() -> dict[str, Any]:
+    """Versions and hardware, for the summary."""
+    return {
+        "learn2splat": __version__,
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "system": platform.platform(),
+        "threads": torch.get_num_threads(),
+        "cuda": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "command": sys.argv,
+    }
+
+
+def newest_unfinished(parent: Path) -> Path | None:
+    """The most recent run folder below ``parent`` that has a checkpoint and did not finish."""
+    runs = [path.parent.parent for path in parent.glob(f"*/checkpoint/{checkpoint.MANIFEST}")]
+    unfinished = [run for run in runs if not RunFolder(run).is_finished()]
+    return max(unfinished, key=lambda run: (run / "checkpoint").stat().st_mtime, default=None)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value

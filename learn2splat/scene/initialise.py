@@ -1,0 +1,95 @@
+"""Where an optimisation starts: Gaussians from sparse points, at random, or from a file."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+from scipy.spatial import cKDTree
+from torch import Tensor
+
+from learn2splat.cameras import Cameras
+from learn2splat.data.base import PointCloud
+from learn2splat.scene.gaussians import GaussianScene, rgb_to_sh0
+
+INITIAL_OPACITY = 0.1
+NEIGHBOURS = 3
+
+
+def from_points(points: PointCloud, sh_degree: int = 3, opacity: float = INITIAL_OPACITY) -> GaussianScene:
+    """One isotropic Gaussian per point, as large as the point is far from its neighbours (3DGS).
+
+    Args:
+        points: P points, P >= 1.
+        sh_degree: degree of the harmonics to allocate; those above 0 start at zero.
+        opacity: initial opacity, in (0, 1).
+
+    Raises:
+        ValueError: there are no points.
+    """
+    if len(points) == 0:
+        raise ValueError("cannot initialise from 0 points; use --init random")
+    spacing = neighbour_spacing(points.positions_world)
+    count = len(points)
+    quats = torch.zeros(count, 4)
+    quats[:, 0] = 1.0
+    return GaussianScene(
+        means=points.positions_world.float().clone(),
+        log_scales=spacing.log()[:, None].repeat(1, 3),
+        quats=quats,
+        logit_opacities=torch.full((count,), math.log(opacity / (1 - opacity))),
+        sh=rgb_to_sh0(points.colors.float())[:, None].clone(),
+    ).with_sh_degree(sh_degree)
+
+
+def neighbour_spacing(positions: Tensor) -> Tensor:
+    """[P] root mean square distance to the 3 nearest other points, never 0 (world units)."""
+    count = positions.shape[0]
+    if count == 1:
+        return torch.ones(1)
+    points = positions.double().numpy()
+    distances = np.asarray(cKDTree(points).query(points, k=min(NEIGHBOURS + 1, count), workers=-1)[0])
+    spacing = np.sqrt(np.mean(np.square(distances[:, 1:]), axis=1))
+    positive = spacing[spacing > 0]
+    floor = float(np.median(positive)) * 1e-2 if positive.size else 1.0  # coincident points
+    return torch.from_numpy(np.maximum(spacing, floor)).float()
+
+
+def random_points(cameras: Cameras, count: int, generator: torch.Generator) -> PointCloud:
+    """Grey points spread over what the cameras see: random view, random pixel, log-uniform depth.
+
+    Depths lie between 0.3 and 3 times the distance at which the cameras look.
+
+    Args:
+        cameras: V >= 1 views.
+        count: number of points.
+        generator: source of all randomness.
+    """
+    view = torch.randint(len(cameras), (count,), generator=generator)
+    uv = torch.rand(count, 2, generator=generator, dtype=torch.float64)
+    uv *= torch.stack([cameras.widths, cameras.heights], dim=-1)[view].double()
+    low, high = math.log(0.3), math.log(3.0)
+    depth = torch.exp(torch.rand(count, generator=generator, dtype=torch.float64) * (high - low) + low)
+    depth *= _focus_distance(cameras)
+    pixels = torch.cat([uv, torch.ones(count, 1, dtype=torch.float64)], dim=-1)
+    rays = torch.linalg.solve(cameras.K.double()[view], pixels[..., None])[..., 0]
+    rotation = cameras.cam_from_world.double()[view][:, :3, :3]
+    positions = (rotation.mT @ (rays * depth[:, None])[..., None])[..., 0] + cameras.centers_world.double()[view]
+    return PointCloud(positions.float(), torch.full((count, 3), 0.5))
+
+
+def _focus_distance(cameras: Cameras) -> float:
+    """Typical distance from the cameras to the point that their axes come closest to (world units).
+
+    Parallel axes have no such point: then twice the extent of the rig, or 1 for a single camera.
+    """
+    centers, axes = cameras.centers_world.double(), cameras.cam_from_world[:, 2, :3].double()
+    across = torch.eye(3, dtype=torch.float64) - axes[:, :, None] * axes[:, None, :]
+    normal = across.sum(dim=0)
+    fallback = 2.0 * cameras.extent_world or 1.0
+    if float(torch.linalg.eigvalsh(normal)[0]) < 1e-2 * len(cameras):
+        return fallback
+    focus = torch.linalg.solve(normal, (across @ centers[..., None]).sum(dim=0)[:, 0])
+    distance = float(((focus - centers) * axes).sum(dim=-1).median())
+    return distance if distance > 0 else fallback

@@ -1,0 +1,104 @@
+"""The loss of a Gaussian scene on views of a capture, with its gradient by the raw parameters."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from learn2splat.data.base import SceneData
+from learn2splat.losses import ImageLoss
+from learn2splat.render.base import GradientRequest, Renderer
+from learn2splat.scene.gaussians import GaussianScene
+
+
+@dataclass(frozen=True)
+class LossGradient:
+    """Loss and gradient of a batch of views.
+
+    Args:
+        loss: mean over the views of the batch.
+        l1, ssim: likewise.
+        grads: derivative of ``loss`` by the raw parameters.
+        visible: [N] bool, drawn in at least one of the views.
+        view_squares: sum over views of the squared gradient of (loss of that view / views in the batch), or None.
+    """
+
+    loss: float
+    l1: float
+    ssim: float
+    grads: GaussianScene
+    visible: Tensor
+    view_squares: GaussianScene | None
+
+
+class SceneLoss:
+    """Compares renderings of a scene with the photos of ``data``.
+
+    Args:
+        data: photos and cameras.
+        renderer: the rasteriser.
+        loss: the image loss.
+        background: [3] colour behind the scene; default black.
+        device: where to render.
+    """
+
+    def __init__(
+        self,
+        data: SceneData,
+        renderer: Renderer,
+        loss: ImageLoss,
+        background: Tensor | None = None,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        self.data, self.renderer, self.loss = data, renderer, loss
+        self.device = torch.device(device)
+        self.background = (torch.zeros(3) if background is None else background).to(self.device)
+        self.cameras = data.cameras.to(self.device)
+
+    def photos(self, views: Sequence[int]) -> Tensor:
+        """[V, H, W, 3] float32 in 0..1 of views that share one size."""
+        return torch.stack([self.data.photos[view] for view in views]).to(self.device).float().div_(255.0)
+
+    def gradient(
+        self, scene: GaussianScene, views: Sequence[int], request: GradientRequest = GradientRequest()
+    ) -> LossGradient:
+        """Loss and gradient on ``views``; views of different sizes are rendered in groups."""
+        parts = [
+            self._group([views[i] for i in index.tolist()], scene, len(views), request)
+            for index, _ in self.cameras.take(list(views)).groups_by_size()
+        ]
+        first, *others = parts
+        for other in others:
+            squares = None
+            if first.view_squares is not None and other.view_squares is not None:
+                squares = first.view_squares.map(torch.add, other.view_squares)
+            first = LossGradient(
+                first.loss + other.loss,
+                first.l1 + other.l1,
+                first.ssim + other.ssim,
+                first.grads.map(torch.add, other.grads),
+                first.visible | other.visible,
+                squares,
+            )
+        return first
+
+    def _group(
+        self, views: list[int], scene: GaussianScene, batch_views: int, request: GradientRequest
+    ) -> LossGradient:
+        share = len(views) / batch_views
+        cameras = self.cameras.take(views)
+        output, pullback = self.renderer.linearise(scene, cameras, background=self.background)
+        terms = self.loss(output.image, self.photos(views))
+        cotangent = terms.image_gradient if share == 1.0 else terms.image_gradient * share
+        gradients = pullback(cotangent, request=request)
+        return LossGradient(
+            loss=terms.loss * share,
+            l1=float(terms.l1.mean()) * share,
+            ssim=float(terms.ssim.mean()) * share,
+            grads=gradients.scene,
+            visible=output.visible.any(dim=0),
+            view_squares=gradients.view_squares,
+        )

@@ -1,0 +1,256 @@
+"""One run from its configuration: compose the parts, run the inner loop, evaluate, write the files."""
+
+from __future__ import annotations
+
+import math
+import resource
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+
+from learn2splat.config import BadConfigError, build
+from learn2splat.data.base import BadSceneError, SceneData
+from learn2splat.data.sources import load_scene
+from learn2splat.data.views import sparse_views
+from learn2splat.eval.metrics import ViewMetrics, evaluate
+from learn2splat.eval.report import write_report
+from learn2splat.optim.base import SceneOptimizer
+from learn2splat.render.base import BackendMissingError
+from learn2splat.rollout import Outcome, Rollout, RolloutState, StepRecord
+from learn2splat.run_folder import RunFolder, machine
+from learn2splat.scene.gaussians import GaussianScene
+from learn2splat.scene.initialise import from_points, random_points
+from learn2splat.scene.ply import read_ply, write_ply
+from learn2splat.scene_loss import SceneLoss
+
+
+@dataclass(frozen=True)
+class Result:
+    """What `optimize` returns.
+
+    Args:
+        scene: the scene to keep (see `Outcome`).
+        outcome: how the run ended.
+        records: one per step of this call.
+        metrics: one row per evaluation, as in ``metrics.jsonl``.
+        folder: where the files are, or None.
+    """
+
+    scene: GaussianScene
+    outcome: Outcome
+    records: list[StepRecord]
+    metrics: list[dict[str, Any]]
+    folder: Path | None
+
+
+class Listener:
+    """Hears of a run while it goes on; every method may be overridden."""
+
+    def on_start(self, session: Session) -> None:
+        """The run is about to take its first step."""
+
+    def on_step(self, record: StepRecord) -> None:
+        """A step was taken."""
+
+    def on_metrics(self, row: Mapping[str, Any]) -> None:
+        """The scene was evaluated."""
+
+
+class Session:
+    """One run, composed from its configuration.
+
+    Args:
+        config: as composed from ``configs/optimize.yaml``.
+        data: the scene, when it is loaded already.
+        optimizer: instead of ``config.optimizer``.
+        folder: where to write, or None.
+        resume: restore the run of ``folder``.
+    """
+
+    def __init__(
+        self,
+        config: DictConfig,
+        *,
+        data: SceneData | None = None,
+        optimizer: SceneOptimizer | None = None,
+        folder: RunFolder | None = None,
+        resume: bool = False,
+    ) -> None:
+        self.config, self.folder, self.resumed = config, folder, resume
+        _check(config)
+        if data is None:
+            data = load_scene(config.scene, max_size=config.max_size, test_every=config.test_every)
+        self.data = data
+        self.train, self.test = self._views(data)
+        device = _device(config.device)
+        renderer = build(config.renderer)
+        if device.type not in renderer.capabilities.devices:
+            raise BackendMissingError(
+                f"the renderer {type(renderer).__name__} runs on {'/'.join(renderer.capabilities.devices)}, "
+                f"not on {device.type}; leave out --renderer or --device"
+            )
+        background = torch.tensor(list(config.background), dtype=torch.float32)
+        self.scene_loss = SceneLoss(data, renderer, build(config.loss), background, device)
+        optimizer = optimizer or build(config.optimizer)
+        sampler = build(
+            config.sampler, cameras=data.cameras, views=self.train, batch=config.batch_views, seed=config.seed
+        )
+        if resume:
+            assert folder is not None
+            state = folder.load_checkpoint(sampler)
+        else:
+            state = RolloutState.start(self._initial_scene().to(device), optimizer, config.average)
+        horizon = None if config.time_budget is not None else config.steps
+        self.rollout = Rollout(self.scene_loss, self.train, optimizer, sampler, state, horizon)
+        self.metrics = folder.read_metrics(state.step) if folder is not None and resume else []
+        self.records: list[StepRecord] = []
+
+    def run(self, listener: Listener, stop: Callable[[], bool]) -> Result:
+        """Run to the end, evaluating on the way and writing files when there is a folder."""
+        if self.folder is not None and not self.resumed:
+            self.folder.create(self.config)
+        listener.on_start(self)
+        last_saved = time.monotonic()
+        if self.rollout.state.step == 0 and 0 in self.config.eval_at:
+            self._evaluate(listener)
+        budget = math.inf if self.config.time_budget is None else float(self.config.time_budget)
+        for record in self.rollout.run(self.config.steps, time_budget=budget, stop=stop):
+            self.records.append(record)
+            listener.on_step(record)
+            if record.step in self.config.eval_at:
+                self._evaluate(listener)
+            if self.folder is not None and time.monotonic() - last_saved > self.config.checkpoint_seconds:
+                self.folder.save_checkpoint(self.rollout.state, self.rollout.sampler)
+                last_saved = time.monotonic()
+        outcome = self.rollout.outcome()
+        if not self.metrics or self.metrics[-1]["step"] != outcome.steps:
+            self._evaluate(listener)
+        if self.folder is not None:
+            self._write(self.folder, outcome)
+        folder = None if self.folder is None else self.folder.path
+        return Result(outcome.scene, outcome, self.records, self.metrics, folder)
+
+    def _views(self, data: SceneData) -> tuple[list[int], list[int]]:
+        views = str(self.config.views)
+        if views == "dense":
+            return list(data.train), list(data.test)
+        kind, _, count = views.partition(":")
+        if kind != "sparse" or not count.isdigit():
+            raise BadConfigError(f"views={views!r}: give 'dense' or 'sparse:K' with K context views, e.g. sparse:3")
+        try:
+            return sparse_views(data, int(count), torch.Generator().manual_seed(self.config.seed))
+        except ValueError as error:
+            raise BadConfigError(str(error)) from error
+
+    def _initial_scene(self) -> GaussianScene:
+        config, data = self.config, self.data
+        generator = torch.Generator().manual_seed(config.seed)
+        kind, _, file = str(config.init).partition(":")
+        if kind == "ply" and file:
+            scene = read_ply(Path(file)).with_sh_degree(config.sh_degree)
+        elif kind == "sfm" or (kind == "auto" and data.points is not None and len(data.points) > 0):
+            if data.points is None or len(data.points) == 0:
+                raise BadSceneError(f"{config.scene}: it has no sparse points; use --init random")
+            scene = from_points(data.points, config.sh_degree)
+        elif kind in ("auto", "random"):
+            cameras: Cameras = data.cameras.take(self.train)
+            scene = from_points(random_points(cameras, config.init_gaussians, generator), config.sh_degree)
+        else:
+            raise BadConfigError(f"init={config.init!r}: give auto, sfm, random or ply:FILE")
+        if config.max_gaussians is not None and len(scene) > config.max_gaussians:
+            keep = torch.randperm(len(scene), generator=generator)[: config.max_gaussians]
+            scene = scene.take(keep.sort().values)
+        return scene
+
+    def _evaluate(self, listener: Listener) -> list[ViewMetrics]:
+        state, split = self.rollout.state, "test" if self.test else "train"
+        views = evaluate(state.output, self.scene_loss, self.test or self.train)
+        row = {
+            "step": state.step,
+            "split": split,
+            "psnr": sum(view.psnr for view in views) / len(views),
+            "ssim": sum(view.ssim for view in views) / len(views),
+            "loss": state.running_loss,
+            "seconds": state.seconds,
+            "seconds_render": state.seconds_render,
+            "seconds_update": state.seconds_update,
+            "gaussians": len(state.scene),
+            "peak_memory_mb": peak_memory_mb(),
+        }
+        self.metrics.append(row)
+        if self.folder is not None:
+            self.folder.write_metrics(self.metrics)
+        listener.on_metrics(row)
+        return views
+
+    def _write(self, folder: RunFolder, outcome: Outcome) -> None:
+        folder.save_checkpoint(self.rollout.state, self.rollout.sampler)
+        write_ply(outcome.scene, folder.ply)
+        views = evaluate(outcome.scene, self.scene_loss, self.test or self.train)
+        pairs = {
+            str(self.data.image_names[view.view]): (self.scene_loss.photos([view.view])[0].cpu(), view)
+            for view in views
+        }
+        folder.write_pictures({name: torch.cat([photo, view.image], dim=1) for name, (photo, view) in pairs.items()})
+        state = self.rollout.state
+        summary = {
+            "outcome": outcome.kind.value,
+            "message": outcome.message,
+            "scene": str(self.config.scene),
+            "written_scene": outcome.which,
+            "steps": outcome.steps,
+            "views": {"train": len(self.train), "test": len(self.test)},
+            "gaussians": len(outcome.scene),
+            "last": self.metrics[-1],
+            "best": max(self.metrics, key=lambda row: row["psnr"]),
+            "seconds": state.seconds,
+            "seconds_render": state.seconds_render,
+            "seconds_update": state.seconds_update,
+            "seconds_warmup": state.seconds_warmup,
+            "warnings": list(self.data.warnings),
+            "machine": machine(),
+        }
+        write_report(folder.report, summary, self.metrics, pairs, OmegaConf.to_yaml(self.config, resolve=True))
+        folder.write_summary(summary)
+
+
+def peak_memory_mb() -> float:
+    """Peak resident memory of this process, or peak allocated CUDA memory, in MiB."""
+    if torch.cuda.is_available() and torch.cuda.max_memory_allocated():
+        return torch.cuda.max_memory_allocated() / 2**20
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (2**20 if sys.platform == "darwin" else 2**10)
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if name == "cuda" and not torch.cuda.is_available():
+        raise BackendMissingError("device=cuda: this torch sees no CUDA device; use --device cpu, or see `l2s doctor`")
+    if name not in ("cpu", "cuda"):
+        raise BadConfigError(f"device={name!r}: give auto, cpu or cuda")
+    return torch.device(name)
+
+
+def _check(config: DictConfig) -> None:
+    rules: dict[str, tuple[Callable[[Any], bool], str]] = {
+        "steps": (lambda v: isinstance(v, int) and v >= 0, "0 or more"),
+        "batch_views": (lambda v: isinstance(v, int) and v >= 1, "1 or more"),
+        "max_size": (lambda v: isinstance(v, int) and v >= 16, "16 or more"),
+        "sh_degree": (lambda v: v in (0, 1, 2, 3), "0, 1, 2 or 3"),
+        "init_gaussians": (lambda v: isinstance(v, int) and v >= 1, "1 or more"),
+        "max_gaussians": (lambda v: v is None or (isinstance(v, int) and v >= 1), "1 or more"),
+        "time_budget": (lambda v: v is None or (isinstance(v, int | float) and v > 0), "a positive number of seconds"),
+        "test_every": (lambda v: isinstance(v, int) and (v == 0 or v >= 2), "0 (hold out none) or 2 and more"),
+        "background": (lambda v: len(v) == 3 and all(0 <= c <= 1 for c in v), "three numbers in 0..1"),
+        "average": (lambda v: isinstance(v, bool), "true or false"),
+    }
+    for key, (legal, remedy) in rules.items():
+        if not legal(config[key]):
+            raise BadConfigError(f"{key}={config[key]!r}: it must be {remedy}")
