@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from learn2splat import __version__
+from learn2splat.errors import UserError
 from learn2splat.files import recover, write_whole
 from learn2splat.optim.base import OptimizerState
 from learn2splat.rollout import RolloutState
@@ -24,7 +25,7 @@ MANIFEST, TENSORS = "manifest.json", "tensors.safetensors"
 _SCENES = ("scene", "average", "best")
 
 
-class BadCheckpointError(ValueError):
+class BadCheckpointError(UserError):
     """A checkpoint that cannot be used; the message says which file, what is wrong and what to do."""
 
 

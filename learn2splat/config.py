@@ -14,11 +14,13 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from learn2splat.errors import UserError
+
 ALLOWED_TARGETS = ("learn2splat.", "torch.optim.")
 """What a configuration may construct."""
 
 
-class BadConfigError(ValueError):
+class BadConfigError(UserError):
     """A configuration that cannot be composed or built; the message says what is legal."""
 
 

@@ -18,13 +18,14 @@ from torch import Tensor
 
 from learn2splat import __version__, checkpoint
 from learn2splat.data.views import ViewSampler
+from learn2splat.errors import UserError
 from learn2splat.files import write_text, write_whole
 from learn2splat.rollout import OutcomeKind, RolloutState
 
 CHECKPOINT_KIND = "run"
 
 
-class RunFolderError(ValueError):
+class RunFolderError(UserError):
     """A run folder that cannot be used as asked; the message says what to do."""
 
 

@@ -61,6 +61,9 @@ class Listener:
     def on_metrics(self, row: Mapping[str, Any]) -> None:
         """The scene was evaluated."""
 
+    def on_end(self, result: Result) -> None:
+        """The run is over and its files are written."""
+
 
 class Session:
     """One run, composed from its configuration.
@@ -117,13 +120,14 @@ class Session:
             self.folder.create(self.config)
         listener.on_start(self)
         last_saved = time.monotonic()
-        if self.rollout.state.step == 0 and 0 in self.config.eval_at:
+        evaluate_at = set(self.config.eval_at)
+        if self.rollout.state.step == 0 and 0 in evaluate_at:
             self._evaluate(listener)
         budget = math.inf if self.config.time_budget is None else float(self.config.time_budget)
         for record in self.rollout.run(self.config.steps, time_budget=budget, stop=stop):
             self.records.append(record)
             listener.on_step(record)
-            if record.step in self.config.eval_at:
+            if record.step in evaluate_at:
                 self._evaluate(listener)
             if self.folder is not None and time.monotonic() - last_saved > self.config.checkpoint_seconds:
                 self.folder.save_checkpoint(self.rollout.state, self.rollout.sampler)
@@ -134,7 +138,9 @@ class Session:
         if self.folder is not None:
             self._write(self.folder, outcome)
         folder = None if self.folder is None else self.folder.path
-        return Result(outcome.scene, outcome, self.records, self.metrics, folder)
+        result = Result(outcome.scene, outcome, self.records, self.metrics, folder)
+        listener.on_end(result)
+        return result
 
     def _views(self, data: SceneData) -> tuple[list[int], list[int]]:
         views = str(self.config.views)
@@ -159,7 +165,7 @@ class Session:
                 raise BadSceneError(f"{config.scene}: it has no sparse points; use --init random")
             scene = from_points(data.points, config.sh_degree)
         elif kind in ("auto", "random"):
-            cameras: Cameras = data.cameras.take(self.train)
+            cameras = data.cameras.take(self.train)
             scene = from_points(random_points(cameras, config.init_gaussians, generator), config.sh_degree)
         else:
             raise BadConfigError(f"init={config.init!r}: give auto, sfm, random or ply:FILE")

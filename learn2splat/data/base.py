@@ -10,9 +10,10 @@ from typing import Protocol
 from torch import Tensor
 
 from learn2splat.cameras import Cameras
+from learn2splat.errors import UserError
 
 
-class BadSceneError(ValueError):
+class BadSceneError(UserError):
     """A scene on disk that cannot be used: the message names the file, what is wrong and what to do."""
 
 

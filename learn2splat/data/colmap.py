@@ -52,7 +52,9 @@ class ColmapSource:
         )
         uncovered = sorted({str(image.camera_id) for image in images if not model.lenses[image.camera_id].covers_view})
         if uncovered:
-            warnings.append(f"the undistorted photos of camera {_abbreviated(uncovered)} have black borders")
+            warnings.append(
+                f"the undistorted photos of camera {_abbreviated(uncovered)} reach beyond them: borders are smeared"
+            )
         train, test = train_test_split(len(images), test_every)
         return SceneData(
             name=_scene_name(path),
@@ -141,6 +143,10 @@ def _cameras(
     )
 
 
+SUSPICIOUS_DUPLICATES = 0.1
+"""Share of repeated points above which a person is told; real reconstructions repeat up to 5 %."""
+
+
 def _points(points: SparsePoints | None, warnings: list[str]) -> PointCloud | None:
     """Points that can be used; what was dropped, or that there are none, goes into ``warnings``."""
     if points is None:
@@ -153,7 +159,7 @@ def _points(points: SparsePoints | None, warnings: list[str]) -> PointCloud | No
     kept = finite[np.sort(first)]
     if len(finite) < len(positions):
         warnings.append(f"{len(positions) - len(finite)} of {len(positions)} points are not finite and were left out")
-    if len(kept) < len(finite):
+    if len(finite) - len(kept) > SUSPICIOUS_DUPLICATES * len(finite):
         warnings.append(f"{len(finite) - len(kept)} of {len(positions)} points are duplicates and were left out")
     if not len(kept):
         warnings.append("the model has no points: there is no point cloud to start from")

@@ -60,7 +60,12 @@ class Reader:
         """The next zero-terminated UTF-8 string."""
         end = self.data.find(b"\0", self.position, self.position + LONGEST_NAME)
         if end < 0:
-            raise BadSceneError(f"{self.path}: {what} at byte {self.position} does not end; {REMEDY}")
+            longest = min(LONGEST_NAME, len(self.data) - self.position)
+            why = "is truncated" if longest < LONGEST_NAME else "is damaged"
+            raise BadSceneError(
+                f"{self.path} {why} at byte {self.position + longest}: {what} starts at byte {self.position} and does "
+                f"not end; {REMEDY}"
+            )
         try:
             name = self.data[self.position : end].decode()
         except UnicodeDecodeError:

@@ -134,8 +134,8 @@ class Lens:
     def zoom(self) -> float:
         """Focal length of the undistorted view relative to the photo's.
 
-        The smallest (widest) for which every border pixel of a view of the photo's size and principal point sees
-        into the photo, and the lens model has not folded back on the way there; 1 when there is none within
+        The smallest (widest) for which the outline of a view of the photo's size and principal point lies inside
+        the photo, and the lens model has not folded back on the way there; 1 when there is none within
         ``MIN_ZOOM``..``MAX_ZOOM``, see `covers_view`.
         """
         if self.is_pinhole:
@@ -156,7 +156,7 @@ class Lens:
 
     @cached_property
     def covers_view(self) -> bool:
-        """Whether the undistorted view lies inside the photo; else it has black borders."""
+        """Whether the undistorted view lies inside the photo; else its borders are smeared."""
         return self.is_pinhole or bool(self._sees(np.array([1.0 / self.zoom]), self._border_rays())[0])
 
     def pinhole(self) -> NDArray[np.float64]:
@@ -179,15 +179,14 @@ class Lens:
             rows = np.arange(start, min(start + rows_at_once, height)) + 0.5
             pixels = np.stack(np.meshgrid(columns, rows), axis=-1).reshape(-1, 2) * scale
             seen = self.project((pixels - self.principal_point) / focal) / scale - 0.5
-            # remap wants finite indices; what the lens cannot see becomes border
+            # remap wants finite indices; what lies outside is taken from the nearest edge
             seen = np.nan_to_num(np.clip(seen, -10.0, 10.0 + max(width, height)), nan=-10.0)
             result[:, start : start + len(rows)] = seen.T.reshape(2, len(rows), width)
         return result
 
     def _border_rays(self) -> NDArray[np.float64]:
-        """Rays [B, 2] of border pixel centres if the photo were a pinhole image."""
-        x = np.linspace(0.5, self.width - 0.5, min(self.width, 65))
-        y = np.linspace(0.5, self.height - 0.5, min(self.height, 65))
+        """Rays [B, 2] along the photo's outline if it were a pinhole image."""
+        x, y = np.linspace(0.0, self.width, 65), np.linspace(0.0, self.height, 65)
         sides = [(x, np.full_like(x, y[0])), (x, np.full_like(x, y[-1])), (np.full_like(y, x[0]), y)]
         sides.append((np.full_like(y, x[-1]), y))
         pixels = np.concatenate([np.stack(side, axis=-1) for side in sides])
@@ -201,7 +200,7 @@ class Lens:
             pixels = self.project(rays.reshape(-1, 2)).reshape(rays.shape)
             if nudge == 1.0:
                 size = np.array([self.width, self.height])
-                inside = (pixels >= 0.5 - 1e-6) & (pixels <= size - 0.5 + 1e-6)
+                inside = (pixels >= -1e-6) & (pixels <= size + 1e-6)
             with np.errstate(all="ignore"):
                 radii.append(np.linalg.norm(pixels - self.principal_point, axis=-1))
         # a lens model folds back where the radius no longer grows with the angle

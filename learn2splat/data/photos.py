@@ -228,8 +228,8 @@ class LazyPhotos:
         width, height = min(image.shape[1], 2 * file.width), min(image.shape[0], 2 * file.height)
         source = area_filter(image, width, height)
         where = self._maps.get((lens, width, height), lambda: lens.undistortion_map(width, height))
-        # cubic overshoots less than a grey level on photos and keeps what a linear filter would blur
-        undistorted = cv2.remap(source, where[0], where[1], cv2.INTER_CUBIC, borderMode=cv2.BORDER_CONSTANT)
+        # the view may reach half a pixel beyond the outermost pixel centres: replicated, not mixed with black
+        undistorted = cv2.remap(source, where[0], where[1], cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)
         return np.asarray(undistorted, dtype=np.uint8)
 
 

@@ -80,12 +80,13 @@ class ViewSampler(ABC):
     """Draws batches of views; every view is used once per epoch, no view twice in a batch.
 
     Args:
+        cameras: all cameras of the scene, indexed by ``views``.
         views: the view indices to draw from.
         batch: views per batch; capped at the number of views.
         seed: of the sampler's own generator.
     """
 
-    def __init__(self, views: Sequence[int], batch: int, seed: int) -> None:
+    def __init__(self, cameras: Cameras, views: Sequence[int], batch: int, seed: int) -> None:
         if not views or len(set(views)) != len(views):
             raise ValueError(f"a sampler needs one or more different views, got {list(views)}")
         if batch < 1:
@@ -145,14 +146,10 @@ class RandomViews(ViewSampler):
 
 
 class FarthestPointViews(ViewSampler):
-    """Each batch spread out: a random view, then the farthest from the batch among those left in the epoch.
-
-    Args:
-        cameras: all cameras of the scene, indexed by ``views``.
-    """
+    """Each batch spread out: a random view, then the farthest from the batch among those left in the epoch."""
 
     def __init__(self, cameras: Cameras, views: Sequence[int], batch: int, seed: int) -> None:
-        super().__init__(views, batch, seed)
+        super().__init__(cameras, views, batch, seed)
         self._features = view_features(cameras.take(self.views).to("cpu"))
 
     def _choose(self, candidates: list[int], rows: list[int]) -> int:

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from plyfile import PlyData, PlyElement, PlyParseError
 
+from learn2splat.errors import UserError
 from learn2splat.files import write_whole
 from learn2splat.scene.gaussians import GaussianScene
 
@@ -17,7 +18,7 @@ _SCALES = ("scale_0", "scale_1", "scale_2")
 _QUATS = ("rot_0", "rot_1", "rot_2", "rot_3")
 
 
-class BadPlyError(ValueError):
+class BadPlyError(UserError):
     """A PLY that is not a Gaussian scene; the message names the file and what is wrong."""
 
 

@@ -33,7 +33,7 @@ class Atlas:
         self.depth = depth
         top = 0
         for i, texture in enumerate(textures):
-            self._pack(i, torch.from_numpy(np.ascontiguousarray(texture)).float().permute(2, 0, 1), top)
+            self._pack(i, torch.from_numpy(np.ascontiguousarray(np.moveaxis(texture, 2, 0))).float(), top)
             top += spans[i]
 
     def _pack(self, index: int, level: Tensor, top: int) -> None:
@@ -41,10 +41,15 @@ class Atlas:
         x, y = 0, top
         for step in range(int(self.levels[index]) + 1):
             n = level.shape[-1]
-            self.image[:, y : y + n + 2, x : x + n + 2] = F.pad(level[None], (1, 1, 1, 1), mode="circular")[0]
+            self.image[:, y + 1 : y + n + 1, x + 1 : x + n + 1] = level
+            self.image[:, y + 1 : y + n + 1, x] = level[:, :, -1]
+            self.image[:, y + 1 : y + n + 1, x + n + 1] = level[:, :, 0]
+            self.image[:, y, x : x + n + 2] = self.image[:, y + n, x : x + n + 2]
+            self.image[:, y + n + 1, x : x + n + 2] = self.image[:, y + 1, x : x + n + 2]
             self.corner[index * self.depth + step] = torch.tensor([x + 1.0, y + 1.0])
             x, y = (side + 2, top) if step == 0 else (x, y + n + 2)
-            level = F.avg_pool2d(level[None], 2)[0]
+            pairs = level.view(5, n // 2, 2, n // 2, 2)
+            level = (pairs[:, :, 0, :, 0] + pairs[:, :, 0, :, 1] + pairs[:, :, 1, :, 0] + pairs[:, :, 1, :, 1]) * 0.25
 
     def _level(self, texture: Tensor, level: Tensor, side: Tensor, u: Tensor, v: Tensor) -> Tensor:
         corner = self.corner.index_select(0, texture * self.depth + level.long()).T

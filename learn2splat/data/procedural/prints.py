@@ -38,7 +38,7 @@ def page(rng: Rng, n: int) -> NDArray[np.float32]:
     x, y = rng.integers(pad, n // 2, 2)
     picture = np.exp(noise(rng, n, 1.5) * 0.6)[..., None] * pick(rng, str(rng.choice(_KINDS)))
     paper[y : y + n // 3, x : x + n // 3] = picture[: n // 3, : n // 3]
-    return assemble(mix(paper, np.full(3, 0.02), ink), noise(rng, n, 1.0), 0.01)
+    return assemble(mix(paper, np.full(3, 0.02), ink)[::-1], noise(rng, n, 1.0), 0.01)
 
 
 def cover(rng: Rng, n: int) -> NDArray[np.float32]:
@@ -56,7 +56,7 @@ def cover(rng: Rng, n: int) -> NDArray[np.float32]:
     ink = _text(rng, n, (n // 14, top, n, top + n // 4), n / 160)
     ink += _text(rng, n, (n // 14, n - n // 5, n, n - n // 20), n / 420)
     light = 0.7 if image.mean() < 0.3 else 0.02
-    return assemble(mix(image, np.full(3, light), ink), noise(rng, n, 1.0), 0.01)
+    return assemble(mix(image, np.full(3, light), ink)[::-1], noise(rng, n, 1.0), 0.01)
 
 
 def picture(rng: Rng, n: int) -> NDArray[np.float32]:

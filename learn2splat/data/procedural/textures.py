@@ -101,12 +101,12 @@ def rough(kind: str, contrast: float = 0.3, power: float = 0.9, relief: float = 
 def wood(rng: Rng, n: int, kind: str = "wood", planks: int | None = None) -> NDArray[np.float32]:
     """Boards with growth rings and fibres, running along v."""
     planks = int(rng.integers(1, 7)) if planks is None else planks
-    warp = noise(rng, n, 2.0, 0.15)
+    warp = noise(rng, n, 2.0, 5.0)
     y, x = np.mgrid[0:n, 0:n] / n
     board = np.floor(x * planks).astype(int) % planks
     shift = rng.random(planks)[board] * 9
     rings = np.sin(2 * np.pi * (x * rng.integers(6, 16) + 0.5 * warp + shift))
-    fibre = np.roll(noise(rng, n, 0.6, 0.04).T, int(rng.integers(n)), 0).T
+    fibre = noise(rng, n, 0.6, 20.0)
     tone = rng.normal(0, 0.16, planks)[board] + rng.uniform(0.05, 0.2) * rings + 0.1 * fibre
     seam = np.abs((x * planks) % 1 - 0.5) > 0.5 - 0.008 * planks
     seam &= planks > 1
@@ -199,9 +199,11 @@ def foliage(kind: str, density: int = 40) -> Painter:
     def paint(rng: Rng, n: int) -> NDArray[np.float32]:
         height = np.zeros((n, n))
         rgb = np.broadcast_to(pick(rng, "soil") * 0.6, (n, n, 3)).copy()
+        species = pick(rng, kind)
         for layer in range(3):
             loops, index = cells(rng, n, int(density * (0.7 + 0.3 * layer)))
-            colors = pick(rng, kind, index.max() + 1, 0.3) * (0.5 + 0.25 * layer)
+            mates = pick(rng, kind, index.max() + 1, 0.3) ** 0.4 * species**0.6
+            colors = mates * (0.5 + 0.25 * layer)
             shown = (rng.random(index.max() + 1) < 0.6)[index] & (loops < 0.62)
             rgb = np.where(shown[..., None], colors[index] * (1.2 - 0.7 * loops)[..., None], rgb)
             height = np.where(shown, layer - loops, height)
@@ -222,7 +224,7 @@ def gravel(rng: Rng, n: int) -> NDArray[np.float32]:
 
 def bark(rng: Rng, n: int) -> NDArray[np.float32]:
     """Ridges and cracks along v, with lichen."""
-    ridges = np.abs(noise(rng, n, 1.3, 0.35)) + 0.4 * np.abs(noise(rng, n, 1.0, 0.5))
+    ridges = np.abs(noise(rng, n, 1.2, 3.0)) + 0.4 * np.abs(noise(rng, n, 1.0, 2.0))
     rgb = shaded(pick(rng, "bark"), ridges - 0.9, 0.55) * np.exp(0.2 * noise(rng, n, 0.3))[..., None]
     lichen = np.clip(noise(rng, n, 1.3) * 2 - 3.0, 0, 0.7)
     return assemble(mix(rgb, pick(rng, "stone"), lichen), ridges + 0.15 * noise(rng, n, 0.4), 0.4)

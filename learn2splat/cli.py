@@ -1,0 +1,200 @@
+"""``l2s``: compose a configuration, call the library, print. No logic lives here."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import traceback
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import click
+
+from learn2splat import __version__
+from learn2splat.errors import UserError
+
+EXIT_BUG, EXIT_BAD_INPUT, EXIT_DIVERGED, EXIT_MEMORY, EXIT_CANNOT_WRITE = 1, 2, 3, 4, 5
+HELP = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
+
+
+class Interrupts:
+    """Turns SIGINT and SIGTERM into a request to stop; a second SIGINT stops at once."""
+
+    def __init__(self) -> None:
+        self.received: int | None = None
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self._receive)
+
+    def _receive(self, number: int, frame: FrameType | None) -> None:
+        if self.received is not None:
+            raise KeyboardInterrupt
+        self.received = number
+
+    def __call__(self) -> bool:
+        return self.received is not None
+
+
+@click.group(context_settings=HELP)
+@click.version_option(__version__, prog_name="l2s")
+def cli() -> None:
+    """Learned and conventional optimizers for 3D Gaussian Splatting."""
+
+
+@cli.command(
+    epilog="""\b
+Examples:
+  l2s optimize --scene procedural:seed=1 --steps 500
+  l2s optimize --scene ~/captures/garden --steps 2000 --max-size 512 --optimizer adam-tuned
+  l2s optimize --scene ~/captures/garden --views sparse:3 --steps 500 loss.ssim_weight=0.1
+  l2s optimize --out outputs/garden/adam/20260101-120000 --resume"""
+)
+@click.option("--scene", metavar="PATH", help="A COLMAP folder, or procedural:seed=0,views=20,...")
+@click.option("--steps", type=int, help="Updates in all (2000).")
+@click.option("--optimizer", metavar="NAME", help="A file of configs/optimizer: adam, adam-tuned, sgd, ... (adam).")
+@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), help="Where to optimise (auto).")
+@click.option("--renderer", metavar="NAME", help="auto, cpu, gsplat or reference (auto).")
+@click.option("--init", metavar="KIND", help="auto, sfm, random or ply:FILE (auto: sfm when there are points).")
+@click.option("--views", metavar="KIND", help="dense, or sparse:K for K context views (dense).")
+@click.option("--batch-views", type=int, help="Views per step (4).")
+@click.option("--max-size", type=int, metavar="PX", help="Long side of the photos (1600).")
+@click.option("--max-gaussians", type=int, help="Thin a larger initial scene at random.")
+@click.option("--sh-degree", type=int, help="Degree of the spherical harmonics, 0..3 (3).")
+@click.option("--average", type=click.Choice(["on", "off"]), help="Output the running average of the parameters (on).")
+@click.option("--test-every", type=int, help="Hold out every n-th photo; 0 none (8).")
+@click.option("--eval-at", metavar="LIST", help="Steps at which to evaluate, e.g. 0,100,1000.")
+@click.option("--time-budget", type=float, metavar="SECONDS", help="Stop after this much optimisation time.")
+@click.option("--seed", type=int, help="Of all randomness (0).")
+@click.option("--out", type=click.Path(path_type=Path), help="Folder to write (outputs/SCENE/OPTIMIZER/TIME).")
+@click.option("--resume", is_flag=True, help="Go on with the run in --out, or the newest unfinished one.")
+@click.option("--quiet", is_flag=True, help="Print errors only.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object per evaluation, and the summary.")
+@click.argument("overrides", nargs=-1, metavar="[GROUP.KEY=VALUE]...")
+def optimize(overrides: tuple[str, ...], resume: bool, quiet: bool, as_json: bool, **flags: Any) -> None:
+    """Optimise a scene and write a PLY, metrics, pictures and a report."""
+    if quiet and as_json:
+        raise click.UsageError("--quiet and --json exclude each other")
+    interrupts = Interrupts()
+    from learn2splat.api import open_session
+    from learn2splat.console import ConsoleListener, JsonListener
+    from learn2splat.session import Listener
+
+    for override in overrides:
+        if "=" not in override:
+            raise click.UsageError(f"{override!r} is neither an option nor GROUP.KEY=VALUE")
+    session = open_session(_settings(flags), overrides, resume=resume)
+    listener: Listener = JsonListener() if as_json else Listener() if quiet else ConsoleListener()
+    result = session.run(listener, interrupts)
+    if result.outcome.message:
+        click.echo(f"l2s: {result.outcome.message}", err=True)
+    sys.exit(_exit_code(result.outcome.kind.value, interrupts.received))
+
+
+@cli.group()
+def scene() -> None:
+    """Make scenes."""
+
+
+@scene.command(
+    epilog="""\b
+Examples:
+  l2s scene make --seed 3 --out scenes/three
+  l2s scene make --seed 4 --views 40 --width 512 --path walk --out scenes/four"""
+)
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder to write; must not exist.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Which of the unlimited scenes.")
+@click.option("--views", type=int, default=20, show_default=True, help="Number of pictures.")
+@click.option("--width", type=int, default=256, show_default=True, help="Width of the pictures in pixels.")
+@click.option("--height", type=int, help="Height in pixels (three quarters of the width).")
+@click.option(
+    "--path",
+    type=click.Choice(["auto", "ring", "forward", "walk", "nadir"]),
+    default="auto",
+    show_default=True,
+    help="How the camera moves.",
+)
+def make(out: Path, **values: Any) -> None:
+    """Make a procedural scene as a standard COLMAP folder, with depth and alpha beside."""
+    from learn2splat.data.colmap_writer import write_colmap
+    from learn2splat.data.procedural.source import make_scene
+    from learn2splat.data.procedural.spec import ProceduralSpec
+
+    made = make_scene(ProceduralSpec(**values))
+    write_colmap(made.data, out, depth=made.depth, alpha=made.alpha)
+    click.echo(f"{out}: {len(made.data.cameras)} pictures; try: l2s optimize --scene {out}")
+
+
+@cli.command()
+def doctor() -> None:
+    """Show versions and backends, and how to get what is missing."""
+    from learn2splat.doctor import report
+
+    click.echo(report())
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Entry point: runs a command and turns errors into exit codes and one clear message."""
+    sys.exit(run(lambda: cli.main(arguments, prog_name="l2s", standalone_mode=False)))
+
+
+def run(command: Callable[[], object]) -> int:
+    """Run ``command``; the exit code that belongs to how it ended (see ``l2s --help``)."""
+    try:
+        command()
+        return 0
+    except SystemExit as end:
+        return end.code if isinstance(end.code, int) else EXIT_BUG
+    except click.exceptions.Exit as end:
+        return end.exit_code
+    except click.ClickException as error:
+        error.show()
+        return EXIT_BAD_INPUT
+    except (KeyboardInterrupt, click.Abort):
+        click.echo("l2s: interrupted", err=True)
+        return 128 + signal.SIGINT
+    except Exception as error:
+        return _explain(error)
+
+
+def _explain(error: Exception) -> int:
+    from learn2splat.render.base import BackendMissingError
+    from learn2splat.rollout import is_out_of_memory
+
+    if isinstance(error, BackendMissingError):
+        code = EXIT_CANNOT_WRITE
+    elif is_out_of_memory(error):
+        click.echo("l2s: out of memory: lower --max-size, --batch-views or --max-gaussians", err=True)
+        return EXIT_MEMORY
+    elif isinstance(error, OSError):
+        code = EXIT_CANNOT_WRITE
+    elif isinstance(error, UserError):
+        code = EXIT_BAD_INPUT
+    else:
+        traceback.print_exception(error)
+        click.echo("l2s: this is a bug of learn2splat; please report the lines above", err=True)
+        return EXIT_BUG
+    click.echo(f"l2s: {error}", err=True)
+    return code
+
+
+def _exit_code(outcome: str, signal_number: int | None) -> int:
+    codes = {"ok": 0, "diverged": EXIT_DIVERGED, "nonfinite": EXIT_DIVERGED, "out_of_memory": EXIT_MEMORY}
+    return codes[outcome] if outcome in codes else 128 + (signal_number or signal.SIGINT)
+
+
+def _settings(flags: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings whose flags were used."""
+    settings = {name: value for name, value in flags.items() if value is not None}
+    if "average" in settings:
+        settings["average"] = settings["average"] == "on"
+    if "eval_at" in settings:
+        try:
+            settings["eval_at"] = [int(step) for step in settings["eval_at"].split(",")]
+        except ValueError as error:
+            raise click.UsageError(f"--eval-at {settings['eval_at']!r}: give steps, e.g. 0,100,1000") from error
+    return settings
+
+
+if __name__ == "__main__":
+    main()

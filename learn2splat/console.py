@@ -1,0 +1,80 @@
+"""How a run shows itself in a terminal."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+from learn2splat.rollout import StepRecord
+from learn2splat.run_folder import json_line
+from learn2splat.session import Listener, Result, Session
+
+
+class JsonListener(Listener):
+    """One JSON object per evaluation, then one for the end."""
+
+    def on_metrics(self, row: Mapping[str, Any]) -> None:
+        print(json_line(row), flush=True)
+
+    def on_end(self, result: Result) -> None:
+        ending = {"outcome": result.outcome.kind.value, "steps": result.outcome.steps, "out": str(result.folder)}
+        print(json.dumps(ending), flush=True)
+
+
+class ConsoleListener(Listener):
+    """A header, a progress bar with PSNR, speed and time left, and where the files are."""
+
+    def __init__(self) -> None:
+        self.console = Console()
+        self.progress = Progress(
+            TextColumn("[bold]{task.completed:>6.0f}/{task.total:.0f}"),
+            BarColumn(),
+            TextColumn("loss {task.fields[loss]:.4f}"),
+            TextColumn("[cyan]{task.fields[psnr]:.2f} dB[/]"),
+            TextColumn("{task.fields[speed]:.1f} steps/s"),
+            TimeRemainingColumn(),
+            console=self.console,
+        )
+        self.seconds = 0.0
+        self.steps = 0
+
+    def on_start(self, session: Session) -> None:
+        data = session.data
+        self.console.print(
+            f"[bold]{data.name}[/]: {len(session.train)} training and {len(session.test)} held-out views, "
+            f"{len(session.rollout.state.scene):,} Gaussians, {type(session.scene_loss.renderer).__name__}"
+        )
+        for warning in data.warnings:
+            self.console.print(f"[yellow]warning:[/] {warning}")
+        self.task = self.progress.add_task(
+            "",
+            total=session.config.steps,
+            completed=session.rollout.state.step,
+            loss=math.nan,
+            psnr=math.nan,
+            speed=0.0,
+        )
+        self.progress.start()
+
+    def on_step(self, record: StepRecord) -> None:
+        self.seconds += record.seconds_render + record.seconds_update
+        self.steps += 1
+        self.progress.update(
+            self.task, completed=record.step, loss=record.loss, speed=self.steps / max(self.seconds, 1e-9)
+        )
+
+    def on_metrics(self, row: Mapping[str, Any]) -> None:
+        self.progress.update(self.task, psnr=row["psnr"])
+        self.progress.console.print(
+            f"step {row['step']:>6}  {row['psnr']:6.2f} dB  SSIM {row['ssim']:.4f}  {row['seconds']:8.2f} s  ({row['split']})"
+        )
+
+    def on_end(self, result: Result) -> None:
+        self.progress.stop()
+        if result.folder is not None:
+            self.console.print(f"[bold green]report[/] {result.folder / 'report.html'}", soft_wrap=True)

@@ -1,0 +1,178 @@
+// Third pass: blend each tile front to back. Blocks are the outer loop, so that the state of a block's pixels stays
+// in registers while the Gaussians that reach it stream by.
+#include <chrono>
+
+#include "raster.h"
+
+namespace l2s {
+namespace {
+
+constexpr int kBatch = 128;  // entries prepared at a time: their tables stay in the first-level cache
+
+struct Blended {
+    vf transmittance;  // after the last Gaussian before the stop
+    vf running;        // likewise but never stopping; only its falling below the threshold matters
+    vi last;
+    vf red, green, blue, depth;
+};
+
+struct Workspace {
+    BlockGrid grid;
+    Blended blocks[kBlocks];
+    TileSplat splats[kBatch];
+    BlockMask masks[kBatch];
+    uint32_t lists[kBlocks][kBatch + W];
+    int lengths[kBlocks];
+    int64_t evaluations;
+};
+
+void list_blocks(Workspace& w, int n, BlockMask live) {
+#if defined(__AVX512F__)
+    for (int block = 0; block < kBlocks; ++block) {
+        w.lengths[block] = 0;
+        if (!(live >> block & 1)) continue;
+        int length = 0;
+        __m512i bit = _mm512_set1_epi32(1 << block), index = (__m512i)lane_index();
+        for (int i = 0; i < n; i += W, index = _mm512_add_epi32(index, _mm512_set1_epi32(W))) {
+            __m512i masks = _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i*)(w.masks + i)));
+            __mmask16 hit = _mm512_test_epi32_mask(masks, bit);
+            _mm512_storeu_si512(w.lists[block] + length, _mm512_maskz_compress_epi32(hit, index));
+            length += __builtin_popcount(hit);
+        }
+        w.lengths[block] = length;
+    }
+#else
+    for (int block = 0; block < kBlocks; ++block) w.lengths[block] = 0;
+    for (int i = 0; i < n; ++i)
+        for (uint64_t m = w.masks[i] & live; m; m &= m - 1) {
+            int block = __builtin_ctzll(m);
+            w.lists[block][w.lengths[block]++] = i;
+        }
+#endif
+}
+
+// Blend the listed splats into one block. Returns whether a pixel is still open.
+template <bool kWithDepth>
+bool blend_block(Blended& state, const TileSplat* splats, const uint32_t* list, int length, int first, vf x, vf y,
+                 float max_alpha, int64_t& evaluations) {
+    Blended s = state;
+    const vf least = splat(kMinAlpha), most = splat(max_alpha), stop = splat(kMinTransmittance);
+    vi last = s.last - first;  // relative to this batch, like the list
+    bool open = true;
+    int k = 0;
+    while (k < length) {
+        const TileSplat& splat_k = splats[list[k]];
+        vf alpha = unclamped_alpha(splat_k, whiten(splat_k, x, y));
+        alpha = keep(less_equal(least, alpha), min(alpha, most));
+        vf after = fnma(alpha, s.running, s.running);
+        vm going = less(stop, after);  // stays false once it is, as `after` never rises
+        vf weight = keep(going, alpha * s.running);
+        s.running = after;
+        s.transmittance = select(going, after, s.transmittance);
+        last = select(going, splat_int((int32_t)list[k]), last);
+        s.red = fma(weight, splat(splat_k.red), s.red);
+        s.green = fma(weight, splat(splat_k.green), s.green);
+        s.blue = fma(weight, splat(splat_k.blue), s.blue);
+        if (kWithDepth) s.depth = fma(weight, splat(splat_k.depth), s.depth);
+        ++k;
+        if (!any(going)) {
+            open = false;
+            break;
+        }
+    }
+    s.last = last + first;
+    state = s;
+    evaluations += k;
+    return open;
+}
+
+void open_tile(Workspace& w, const Tile& tile, BlockMask* live) {
+    *live = 0;
+    for (int block = 0; block < kBlocks; ++block) {
+        vm inside = less(w.grid.x[block], splat((float)(tile.width - kTile / 2))) &
+                    less(w.grid.y[block], splat((float)(tile.height - kTile / 2)));
+        vf one = keep(inside, splat(1.0f));
+        w.blocks[block] = {one, one, splat_int(-1), vf{}, vf{}, vf{}, vf{}};
+        if (any(inside)) *live |= (BlockMask)((BlockMask)1 << block);
+    }
+}
+
+void close_tile(L2sRendering& r, const Workspace& w, const Tile& tile, const L2sImages& out) {
+    const float* background = r.view[tile.view].background;
+    float* transmittance = r.transmittance.data() + tile.index * kTilePixels;
+    int32_t* last = r.last.data() + tile.index * kTilePixels;
+    for (int block = 0; block < kBlocks; ++block) {
+        store(transmittance + block * W, w.blocks[block].transmittance);
+        std::memcpy(last + block * W, &w.blocks[block].last, sizeof(vi));
+    }
+    tile.for_each_pixel(r, [&](int position, int64_t pixel) {
+        const Blended& b = w.blocks[position / W];
+        int lane = position % W;
+        float left = b.transmittance[lane];
+        float* rgb = out.image + 3 * pixel;
+        rgb[0] = b.red[lane] + left * background[0];
+        rgb[1] = b.green[lane] + left * background[1];
+        rgb[2] = b.blue[lane] + left * background[2];
+        out.alpha[pixel] = 1.0f - left;
+        if (out.depth) out.depth[pixel] = b.depth[lane];
+    });
+}
+
+template <bool kWithDepth>
+void blend_tile(L2sRendering& r, Workspace& w, const Tile& tile, const L2sImages& out) {
+    BlockMask live;
+    open_tile(w, tile, &live);
+    const Splat* splats = r.splats.data() + tile.view * r.count;
+    int64_t begin = r.tile_begin[tile.index], end = r.tile_begin[tile.index + 1];
+    const uint32_t* entries = r.entries.data();
+    BlockMask* masks = r.masks.data();
+    int64_t start = begin;
+    for (; start < end && live; start += kBatch) {
+        int n = (int)(end - start < kBatch ? end - start : kBatch);
+        for (int i = 0; i < n; ++i) {
+            if (start + i + 8 < end) __builtin_prefetch(splats + entries[start + i + 8]);
+            const Splat& s = splats[entries[start + i]];
+            w.splats[i] = TileSplat(s, tile);
+            w.masks[i] = blocks_reached(s, tile, w.grid) & live;
+            masks[start + i] = w.masks[i];
+        }
+        for (int i = n; i < kBatch && i % W; ++i) w.masks[i] = 0;
+        list_blocks(w, n, live);
+        for (int block = 0; block < kBlocks; ++block) {
+            if (!w.lengths[block]) continue;
+            bool open = blend_block<kWithDepth>(w.blocks[block], w.splats, w.lists[block], w.lengths[block],
+                                                (int)(start - begin), w.grid.x[block], w.grid.y[block],
+                                                r.settings.max_alpha, w.evaluations);
+            if (!open) live &= (BlockMask) ~((BlockMask)1 << block);
+        }
+    }
+    close_tile(r, w, tile, out);
+}
+
+}  // namespace
+
+void blend(L2sRendering& r, const L2sImages& out, int threads) {
+    auto begin = std::chrono::steady_clock::now();
+    int64_t tiles = (int64_t)r.views * r.tiles(), evaluations = 0;
+    r.masks.resize(r.entries.size());
+    r.transmittance.resize(tiles * kTilePixels);
+    r.last.resize(tiles * kTilePixels);
+#pragma omp parallel num_threads(threads) if (threads > 1) reduction(+ : evaluations)
+    {
+        FlushDenormals flush;
+        Workspace workspace;
+        workspace.evaluations = 0;
+#pragma omp for schedule(dynamic, 1)
+        for (int64_t index = 0; index < tiles; ++index) {
+            Tile tile(r, index);
+            if (r.with_depth) blend_tile<true>(r, workspace, tile, out);
+            else blend_tile<false>(r, workspace, tile, out);
+        }
+        evaluations += workspace.evaluations;
+    }
+    r.statistics.forward_lanes = evaluations * W;
+    r.statistics.forward_raster_seconds =
+        std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
+}
+
+}  // namespace l2s

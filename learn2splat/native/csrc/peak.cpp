@@ -1,0 +1,29 @@
+// The yardstick of the benchmark: what a core does when it only multiplies and adds.
+#include <chrono>
+
+#include "api.h"
+#include "simd.h"
+
+using namespace l2s;
+
+extern "C" double l2s_peak_flops() {
+    constexpr int chains = 12, rounds = 200000;  // more chains than latency x throughput of any current core
+    double best = 0;
+    for (int repeat = 0; repeat < 15; ++repeat) {
+        vf sums[chains], factor = splat(0.999f), addend = splat(0.001f);
+        for (int i = 0; i < chains; ++i) sums[i] = splat(1.0f + 0.01f * i);
+        auto begin = std::chrono::steady_clock::now();
+        for (int k = 0; k < rounds; ++k) {
+            for (int i = 0; i < chains; ++i) sums[i] = fma(sums[i], factor, addend);
+            asm volatile("" ::: "memory");
+        }
+        double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
+        vf total = {};
+        for (int i = 0; i < chains; ++i) total += sums[i];
+        volatile float sink = sum(total);
+        (void)sink;
+        double flops = 2.0 * W * chains * rounds / seconds;
+        best = flops > best ? flops : best;
+    }
+    return best;
+}

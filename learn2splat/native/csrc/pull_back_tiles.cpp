@@ -1,0 +1,133 @@
+// Fourth pass: derivatives by the splats' screen quantities. Gaussians are the outer loop, back to front, so that
+// their ten sums stay in registers over all blocks they reach.
+//
+// With q = colour (and depth) dotted with the pixel's cotangent, and B the same dot product of all that lies behind,
+// per unit of transmittance: d/d alpha = T (q - B), and then B <- B + alpha (q - B). B starts at what a pixel shows
+// where nothing is drawn. So nothing is ever subtracted that was added before.
+#include <chrono>
+
+#include "raster.h"
+
+namespace l2s {
+namespace {
+
+struct Pixels {
+    vf transmittance, behind;
+    vi last;
+    vf red, green, blue, depth;  // cotangents
+};
+
+struct Workspace {
+    BlockGrid grid;
+    Pixels blocks[kBlocks];
+    int64_t evaluations;
+};
+
+// Returns the last entry of the tile that any pixel blended, or -1.
+int open_tile(const L2sRendering& r, Workspace& w, const Tile& tile, const L2sCotangents& cotangents) {
+    const float* background = r.view[tile.view].background;
+    const float* transmittance = r.transmittance.data() + tile.index * kTilePixels;
+    const int32_t* last = r.last.data() + tile.index * kTilePixels;
+    int furthest = -1;
+    for (int block = 0; block < kBlocks; ++block) {
+        Pixels& p = w.blocks[block];
+        p = Pixels{};
+        p.transmittance = load(transmittance + block * W);
+        std::memcpy(&p.last, last + block * W, sizeof(vi));
+        for (int lane = 0; lane < W; ++lane) furthest = p.last[lane] > furthest ? p.last[lane] : furthest;
+    }
+    if (furthest < 0) return furthest;
+    tile.for_each_pixel(r, [&](int position, int64_t pixel) {
+        Pixels& p = w.blocks[position / W];
+        int lane = position % W;
+        const float* rgb = cotangents.image + 3 * pixel;
+        p.red[lane] = rgb[0];
+        p.green[lane] = rgb[1];
+        p.blue[lane] = rgb[2];
+        float behind = rgb[0] * background[0] + rgb[1] * background[1] + rgb[2] * background[2];
+        p.behind[lane] = cotangents.alpha ? behind - cotangents.alpha[pixel] : behind;
+        if (cotangents.depth) p.depth[lane] = cotangents.depth[pixel];
+    });
+    return furthest;
+}
+
+template <bool kWithDepth>
+L2S_INLINE void pull_back_splat(Workspace& w, const TileSplat& s, BlockMask mask, int entry, vf most, Row* row) {
+    vf sums[W <= kRowFields ? (kRowFields + W - 1) / W * W : W] = {};
+    const vi this_entry = splat_int(entry);
+    const vf least = splat(kMinAlpha);
+    for (; mask; mask &= mask - 1) {
+        int block = __builtin_ctzll(mask);
+        Pixels& p = w.blocks[block];
+        Whitened at = whiten(s, w.grid.x[block], w.grid.y[block]);
+        vf unclamped = unclamped_alpha(s, at);
+        vm used = less_equal_if(less_equal_int(this_entry, p.last), least, unclamped);
+        vf alpha = keep(used, min(unclamped, most));
+        vf before = p.transmittance * reciprocal(1.0f - alpha);
+        vf q = fma(splat(s.red), p.red, fma(splat(s.green), p.green, splat(s.blue) * p.blue));
+        if (kWithDepth) q = fma(splat(s.depth), p.depth, q);
+        vf contrast = q - p.behind;
+        vf weight = alpha * before;
+        p.transmittance = select(used, before, p.transmittance);
+        p.behind = fma(alpha, contrast, p.behind);
+        sums[kRed] = fma(weight, p.red, sums[kRed]);
+        sums[kGreen] = fma(weight, p.green, sums[kGreen]);
+        sums[kBlue] = fma(weight, p.blue, sums[kBlue]);
+        if (kWithDepth) sums[kDepth] = fma(weight, p.depth, sums[kDepth]);
+        vf g = keep(less_equal(unclamped, most), weight * contrast);  // a clamped alpha does not move
+        vf gu = g * at.u, gv = g * at.v;
+        sums[kG] += g;
+        sums[kGu] += gu;
+        sums[kGv] += gv;
+        sums[kGuu] = fma(gu, at.u, sums[kGuu]);
+        sums[kGuv] = fma(gu, at.v, sums[kGuv]);
+        sums[kGvv] = fma(gv, at.v, sums[kGvv]);
+    }
+    for (int k = 0; k < kRowFields; k += W) store(row->field + k, sum_each(sums + k));
+}
+
+template <bool kWithDepth>
+void pull_back_tile(L2sRendering& r, Workspace& w, const Tile& tile, const L2sCotangents& cotangents) {
+    int64_t begin = r.tile_begin[tile.index];
+    const uint32_t* entries = r.entries.data() + begin;
+    const BlockMask* masks = r.masks.data() + begin;
+    const Splat* splats = r.splats.data() + tile.view * r.count;
+    const vf most = splat(r.settings.max_alpha);
+    for (int i = open_tile(r, w, tile, cotangents); i >= 0; --i) {
+        if (i >= 8) __builtin_prefetch(splats + entries[i - 8]);
+        if (!masks[i]) continue;
+        const Splat& s = splats[entries[i]];
+        int64_t place = r.row_begin[tile.view] + s.first_row + tile.y * s.row_stride + tile.x;
+        pull_back_splat<kWithDepth>(w, TileSplat(s, tile), masks[i], i, most, &r.rows[place]);
+        r.touched[place] = 1;
+        w.evaluations += __builtin_popcountll(masks[i]);
+    }
+}
+
+}  // namespace
+
+void pull_back_tiles(L2sRendering& r, const L2sCotangents& cotangents, int threads) {
+    auto begin = std::chrono::steady_clock::now();
+    int64_t tiles = (int64_t)r.views * r.tiles(), evaluations = 0;
+    r.rows.resize(r.entries.size());
+    r.touched.resize(r.entries.size());
+    if (r.touched.size()) std::memset(r.touched.data(), 0, r.touched.size());
+#pragma omp parallel num_threads(threads) if (threads > 1) reduction(+ : evaluations)
+    {
+        FlushDenormals flush;
+        Workspace workspace;
+        workspace.evaluations = 0;
+#pragma omp for schedule(dynamic, 1)
+        for (int64_t index = 0; index < tiles; ++index) {
+            Tile tile(r, index);
+            if (cotangents.depth) pull_back_tile<true>(r, workspace, tile, cotangents);
+            else pull_back_tile<false>(r, workspace, tile, cotangents);
+        }
+        evaluations += workspace.evaluations;
+    }
+    r.statistics.backward_lanes = evaluations * W;
+    r.statistics.backward_raster_seconds =
+        std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
+}
+
+}  // namespace l2s

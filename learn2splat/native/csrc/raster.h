@@ -1,0 +1,124 @@
+// What the two raster loops share: geometry of a tile's blocks and the evaluation of one Gaussian at one block.
+// Coordinates are relative to the tile's centre, which keeps them small and hence exact.
+#pragma once
+
+#include "rendering.h"
+
+#if defined(__x86_64__)
+#include <xmmintrin.h>
+#endif
+
+namespace l2s {
+
+// Pixel centres of each block's lanes, and the rectangle they span, relative to the tile's centre.
+struct BlockGrid {
+    vf x[kBlocks], y[kBlocks];
+    float left[kBlocks], top[kBlocks];
+
+    BlockGrid() {
+        for (int block = 0; block < kBlocks; ++block) {
+            int x0 = block % kBlocksPerRow * kBlockWidth, y0 = block / kBlocksPerRow * kBlockHeight;
+            left[block] = x0 + 0.5f - kTile / 2;
+            top[block] = y0 + 0.5f - kTile / 2;
+            for (int lane = 0; lane < W; ++lane) {
+                x[block][lane] = left[block] + lane % kBlockWidth;
+                y[block][lane] = top[block] + lane / kBlockWidth;
+            }
+        }
+    }
+};
+
+// A tile of one view.
+struct Tile {
+    int view, x, y;       // x, y in tiles
+    int64_t index;        // view * tiles + y * tiles_x + x
+    float center_x, center_y;
+    int width, height;    // pixels inside the image
+
+    Tile(const L2sRendering& r, int64_t index) : index(index) {
+        view = (int)(index / r.tiles());
+        int within = (int)(index % r.tiles());
+        x = within % r.tiles_x;
+        y = within / r.tiles_x;
+        center_x = (x + 0.5f) * kTile;
+        center_y = (y + 0.5f) * kTile;
+        width = r.width - x * kTile < kTile ? r.width - x * kTile : kTile;
+        height = r.height - y * kTile < kTile ? r.height - y * kTile : kTile;
+    }
+
+    // Calls f(position in block order, index of the pixel in a [views, height, width] image).
+    template <class F>
+    L2S_INLINE void for_each_pixel(const L2sRendering& r, F f) const {
+        for (int py = 0; py < height; ++py) {
+            int64_t pixel = ((int64_t)view * r.height + y * kTile + py) * r.width + x * kTile;
+            int row = py / kBlockHeight * kBlocksPerRow * W + py % kBlockHeight * kBlockWidth;
+            for (int px = 0; px < width; ++px) f(row + px / kBlockWidth * W + px % kBlockWidth, pixel + px);
+        }
+    }
+};
+
+// A splat with its mean folded in: u = a x + b y + u0, v = c y + v0.
+struct alignas(64) TileSplat {
+    float a, b, u0, c, v0;
+    float log2_opacity;
+    float red, green, blue;
+    float depth;
+
+    TileSplat() = default;
+    L2S_INLINE TileSplat(const Splat& s, const Tile& tile) {
+        float mean_x = s.mean_x - tile.center_x, mean_y = s.mean_y - tile.center_y;
+        a = s.a;
+        b = s.b;
+        u0 = -(s.a * mean_x + s.b * mean_y);
+        c = s.c;
+        v0 = -s.c * mean_y;
+        log2_opacity = s.log2_opacity;
+        red = s.red;
+        green = s.green;
+        blue = s.blue;
+        depth = s.depth;
+    }
+};
+
+// Forward and backward must take the same decisions, so there is one definition of alpha, in explicit FMAs.
+struct Whitened {
+    vf u, v;
+};
+L2S_INLINE Whitened whiten(const TileSplat& s, vf x, vf y) {
+    return {fma(splat(s.a), x, fma(splat(s.b), y, splat(s.u0))), fma(splat(s.c), y, splat(s.v0))};
+}
+L2S_INLINE vf unclamped_alpha(const TileSplat& s, Whitened w) {
+    return exp2(fnma(w.v, w.v, fnma(w.u, w.u, splat(s.log2_opacity))));
+}
+
+// Which blocks of the tile have a point, not necessarily a pixel, where u^2 + v^2 <= cut: the exact minimum over each
+// block's rectangle of pixel centres lies at the mean or on one of the two sides that face it.
+L2S_INLINE BlockMask blocks_reached(const Splat& s, const Tile& tile, const BlockGrid& grid) {
+    float mean_x = s.mean_x - tile.center_x, mean_y = s.mean_y - tile.center_y;
+    BlockMask reached = 0;
+    for (int block = 0; block < kBlocks; block += W) {
+        vf x_low = load(grid.left + block) - mean_x, x_high = x_low + (float)(kBlockWidth - 1);
+        vf y_low = load(grid.top + block) - mean_y, y_high = y_low + (float)(kBlockHeight - 1);
+        vf x_near = clamp(vf{}, x_low, x_high), y_near = clamp(vf{}, y_low, y_high);
+        vf y_best = clamp(s.y_per_x * x_near, y_low, y_high), x_best = clamp(s.x_per_y * y_near, x_low, x_high);
+        vf u1 = s.a * x_near + s.b * y_best, v1 = s.c * y_best;
+        vf u2 = s.a * x_best + s.b * y_near, v2 = s.c * y_near;
+        vf least = min(u1 * u1 + v1 * v1, u2 * u2 + v2 * v2);
+        reached |= (BlockMask)((BlockMask)bits(less_equal(least, splat(s.cut))) << block);
+    }
+    return reached;
+}
+
+// Transmittance behind stopped pixels decays into denormal numbers, which some CPUs handle a hundred times slower.
+class FlushDenormals {
+  public:
+#if defined(__x86_64__)
+    FlushDenormals() : saved_(_mm_getcsr()) { _mm_setcsr(saved_ | 0x8040); }
+    ~FlushDenormals() { _mm_setcsr(saved_); }
+
+  private:
+    unsigned saved_;
+#endif
+};
+
+}  // namespace l2s

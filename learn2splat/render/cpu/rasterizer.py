@@ -1,0 +1,224 @@
+"""The compiled rasteriser behind the `Renderer` interface."""
+
+from __future__ import annotations
+
+import ctypes
+from ctypes import byref
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from learn2splat import native
+from learn2splat.cameras import Cameras
+from learn2splat.native import loader
+from learn2splat.render.base import (
+    BackendMissingError,
+    Capabilities,
+    GradientRequest,
+    Pullback,
+    RenderOutput,
+    RenderSettings,
+    SceneGradients,
+)
+from learn2splat.scene.gaussians import GaussianScene
+
+
+class CpuRenderer:
+    """The compiled rasteriser: float32 on the CPU, every derivative hand-written, same bits for any thread count.
+
+    Gradients are of first order only. The scene must not be changed in place between a rendering and its gradient.
+
+    Raises:
+        BackendMissingError: the library was not built.
+    """
+
+    capabilities = Capabilities(devices=("cpu",), per_view_gradients=True)
+
+    def __init__(self, settings: RenderSettings = RenderSettings()) -> None:
+        if native.library() is None:
+            raise BackendMissingError(
+                f"the compiled CPU rasteriser is missing ({native.why_missing()}): {native.INSTALL_HINT}, "
+                "or use ReferenceRenderer"
+            )
+        self.settings = settings
+
+    def render(
+        self,
+        scene: GaussianScene,
+        cameras: Cameras,
+        *,
+        sh_degree: int | None = None,
+        background: Tensor | None = None,
+        depth: bool = False,
+    ) -> RenderOutput:
+        def rasterise_at(*parameters: Tensor) -> tuple[RenderOutput, Rendering]:
+            return rasterise(GaussianScene(*parameters), cameras, self.settings, sh_degree, background, depth)
+
+        image, alpha, depth_sum, radii = _Rasterise.apply(rasterise_at, *scene.tensors())
+        return RenderOutput(image, alpha, depth_sum, radii)
+
+    def linearise(
+        self,
+        scene: GaussianScene,
+        cameras: Cameras,
+        *,
+        sh_degree: int | None = None,
+        background: Tensor | None = None,
+        depth: bool = False,
+    ) -> tuple[RenderOutput, Pullback]:
+        output, rendering = rasterise(scene, cameras, self.settings, sh_degree, background, depth)
+        return output, rendering.pull_back
+
+
+def rasterise(
+    scene: GaussianScene,
+    cameras: Cameras,
+    settings: RenderSettings,
+    sh_degree: int | None,
+    background: Tensor | None,
+    depth: bool,
+) -> tuple[RenderOutput, Rendering]:
+    """The forward pass; arguments as in `Renderer.render`."""
+    degree = scene.sh_degree if sh_degree is None else sh_degree
+    if not 0 <= degree <= scene.sh_degree:
+        raise ValueError(f"sh_degree is {degree}, but the scene stores degrees 0..{scene.sh_degree}")
+    views, n, width, height = len(cameras), len(scene), cameras.width, cameras.height
+    threads = loader.thread_count(views * (n + width * height))
+    dense = scene.map(_dense)
+    c_scene = loader.Scene(*map(_address, dense.tensors()), n, dense.sh.shape[1], degree)
+    K, cam_from_world = _host_float(cameras.K), _host_float(cameras.cam_from_world)
+    back = None if background is None else _host_float(background.expand(views, 3))
+    c_cameras = loader.CameraBatch(_address(K), _address(cam_from_world), _address(back), views, width, height)
+    c_settings = loader.Settings(settings.near, settings.far, settings.eps2d, settings.max_alpha)
+    output = RenderOutput(
+        torch.empty(views, height, width, 3),
+        torch.empty(views, height, width),
+        torch.empty(views, height, width) if depth else None,
+        torch.empty(views, n, dtype=torch.int32),
+    )
+    images = loader.Images(*map(_address, (output.image, output.alpha, output.depth, output.radii_px)))
+    library = _library()
+    handle = library.l2s_render(byref(c_scene), byref(c_cameras), byref(c_settings), byref(images), threads)
+    if handle is None:
+        raise MemoryError(f"rendering {n} Gaussians in {views} views of {width} x {height} px")
+    return output, Rendering(handle, scene, dense, c_scene, (views, height, width), depth, threads)
+
+
+class Rendering:
+    """What the gradient of one forward pass needs; its memory is freed when it is collected.
+
+    It does not hold the images, which in autograd hold it.
+    """
+
+    def __init__(
+        self,
+        handle: int,
+        scene: GaussianScene,
+        dense: GaussianScene,
+        c_scene: loader.Scene,
+        shape: tuple[int, int, int],
+        depth: bool,
+        threads: int,
+    ) -> None:
+        self._library = _library()
+        self._handle = handle
+        self._given = scene.detach().tensors()  # share the version counters of the caller's tensors
+        self._versions = [tensor._version for tensor in self._given]
+        self._dense = dense
+        self._c_scene = c_scene
+        self._shape = shape
+        self._depth = depth
+        self._threads = threads
+
+    def __del__(self) -> None:
+        self._library.l2s_free(self._handle)
+
+    def pull_back(
+        self,
+        image: Tensor,
+        alpha: Tensor | None = None,
+        depth: Tensor | None = None,
+        request: GradientRequest = GradientRequest(),
+    ) -> SceneGradients:
+        """The `Pullback` of this rendering; may be called any number of times."""
+        if [tensor._version for tensor in self._given] != self._versions:
+            raise RuntimeError("the scene was changed in place after it was rendered: take the gradient first")
+        expected = {"image": (image, (*self._shape, 3)), "alpha": (alpha, self._shape), "depth": (depth, self._shape)}
+        for name, (cotangent, shape) in expected.items():
+            if cotangent is not None and cotangent.shape != shape:
+                raise ValueError(f"cotangent of {name} has shape {tuple(cotangent.shape)}, expected {shape}")
+        if not self._depth:
+            depth = None
+        given = [None if cotangent is None else _dense(cotangent) for cotangent in (image, alpha, depth)]
+        cotangents = loader.Cotangents(*map(_address, given))
+
+        views, n = self._shape[0], len(self._dense)
+        total = self._dense.map(torch.empty_like)
+        squares = self._dense.map(torch.empty_like) if request.view_squares else None
+        stacked = [t.new_empty(views, *t.shape) for t in self._dense.tensors()] if request.per_view else None
+        means2d_px = torch.empty(views, n, 2) if request.means2d_px else None
+        gradients = loader.Gradients(
+            _c_gradient(total.tensors()),
+            _c_gradient(squares.tensors() if squares else None),
+            _c_gradient(stacked),
+            _address(means2d_px),
+        )
+        failed = self._library.l2s_pull_back(
+            self._handle, byref(self._c_scene), byref(cotangents), byref(gradients), self._threads
+        )
+        if failed:
+            raise MemoryError(f"gradient of {n} Gaussians in {views} views")
+        per_view = tuple(GaussianScene(*view) for view in zip(*stacked, strict=True)) if stacked else None
+        return SceneGradients(total, means2d_px, squares, per_view)
+
+    def statistics(self) -> dict[str, Any]:
+        """Work counts and raster times of the last calls, for benchmarks."""
+        statistics = loader.Statistics()
+        self._library.l2s_statistics(self._handle, byref(statistics))
+        return {name: getattr(statistics, name) for name, _ in statistics._fields_}
+
+
+class _Rasterise(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, rasterise_at: Any, *parameters: Tensor) -> tuple[Tensor, Tensor, Tensor | None, Tensor]:
+        output, ctx.rendering = rasterise_at(*parameters)
+        ctx.image_shape = output.image.shape
+        ctx.mark_non_differentiable(output.radii_px)
+        ctx.set_materialize_grads(False)
+        return output.image, output.alpha, output.depth, output.radii_px
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, image: Tensor | None, alpha: Tensor | None, depth: Tensor | None, _: None) -> Any:
+        if image is None:
+            image = torch.zeros(ctx.image_shape)
+        return None, *ctx.rendering.pull_back(image, alpha, depth).scene.tensors()
+
+
+def _library() -> ctypes.CDLL:
+    library = native.library()
+    assert library is not None  # CpuRenderer's constructor has checked
+    return library
+
+
+def _dense(tensor: Tensor) -> Tensor:
+    if tensor.dtype != torch.float32 or tensor.device.type != "cpu":
+        raise TypeError(
+            f"CpuRenderer takes float32 tensors on the CPU, not {tensor.dtype} on {tensor.device}: convert with "
+            "`.to('cpu', torch.float32)`, or use ReferenceRenderer for float64"
+        )
+    return tensor.detach().contiguous()
+
+
+def _host_float(tensor: Tensor) -> Tensor:
+    return tensor.detach().to("cpu", torch.float32).contiguous()
+
+
+def _address(tensor: Tensor | None) -> int | None:
+    return None if tensor is None else tensor.data_ptr()
+
+
+def _c_gradient(tensors: Any) -> loader.Gradient:
+    return loader.Gradient() if tensors is None else loader.Gradient(*(tensor.data_ptr() for tensor in tensors))

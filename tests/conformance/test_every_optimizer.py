@@ -1,0 +1,166 @@
+"""The laws that every optimizer YAML obeys (architecture, laws 1 and 2)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+import torch
+
+from learn2splat import checkpoint
+from learn2splat.config import BadConfigError, build, choices, compose
+from learn2splat.optim.base import Need, OptimizerState, SceneOptimizer, StepContext, apply_update
+from learn2splat.scene.gaussians import GaussianScene
+from learn2splat.scene.lineage import Lineage
+from tests.conftest import random_scene
+
+COUNT = 9
+OPTIMIZERS = choices("optimizer")
+
+
+def make(name: str) -> SceneOptimizer:
+    return build(compose("optimize", [f"optimizer={name}", "scene=none"]).optimizer)
+
+
+def positive(scene: GaussianScene) -> GaussianScene:
+    return scene.map(torch.square)
+
+
+def context(optimizer: SceneOptimizer, step: int, order: torch.Tensor, dtype: torch.dtype) -> StepContext:
+    """What rollout would provide, for Gaussians in the order of ``order``."""
+    footprint = torch.linspace(0.01, 0.02, 64, dtype=dtype)[order]
+    squares = positive(random_scene(64, seed=step + 500, dtype=dtype)).take(order)
+    return StepContext(
+        step=step,
+        horizon=50,
+        batch_views=4,
+        train_views=20,
+        extent_world=1.7,
+        visible=torch.ones(len(order), dtype=torch.bool),
+        loss=0.2,
+        pixel_footprint_world=footprint if Need.PIXEL_FOOTPRINT in optimizer.needs else None,
+        view_squares=squares if Need.VIEW_SQUARES in optimizer.needs else None,
+    )
+
+
+def steps(
+    optimizer: SceneOptimizer,
+    scene: GaussianScene,
+    state: OptimizerState,
+    span: range,
+    order: torch.Tensor | None = None,
+) -> tuple[GaussianScene, OptimizerState]:
+    """Updates with gradients that belong to the Gaussians of ``order`` among 64."""
+    order = torch.arange(len(scene)) if order is None else order
+    for step in span:
+        grads = random_scene(64, seed=step + 50, dtype=scene.means.dtype).take(order)
+        ctx = context(optimizer, step, order, scene.means.dtype)
+        update, state = optimizer.update(grads, state, scene, ctx)
+        scene = apply_update(scene, update)
+    return scene, state
+
+
+def assert_equal(one: GaussianScene, two: GaussianScene) -> None:
+    for name, tensor in one.items():
+        assert torch.equal(tensor, getattr(two, name)), name
+
+
+def assert_states_equal(one: Mapping[str, torch.Tensor], two: Mapping[str, torch.Tensor]) -> None:
+    assert one.keys() == two.keys()
+    for name, tensor in one.items():
+        assert torch.equal(tensor, two[name]), name
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_shapes_and_types_are_kept_and_arguments_untouched(name: str, dtype: torch.dtype) -> None:
+    optimizer, scene = make(name), random_scene(COUNT, dtype=dtype)
+    before = scene.map(torch.clone)
+    state = optimizer.init(scene)
+    grads = random_scene(COUNT, seed=1, dtype=dtype)
+    grads_before = grads.map(torch.clone)
+    update, new_state = optimizer.update(grads, state, scene, context(optimizer, 0, torch.arange(COUNT), dtype))
+    assert_equal(scene, before)
+    assert_equal(grads, grads_before)
+    for parameter, tensor in update.items():
+        assert tensor.shape == getattr(scene, parameter).shape
+        assert tensor.dtype == dtype, parameter
+        assert float(tensor.abs().max()) > 0, f"{parameter} does not move"
+    for key, rows in new_state.rows.items():
+        assert rows.shape[0] == COUNT, key
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_permuting_gaussians_permutes_the_result(name: str) -> None:
+    optimizer, scene = make(name), random_scene(COUNT)
+    order = torch.randperm(COUNT, generator=torch.Generator().manual_seed(0))
+    plain, _ = steps(optimizer, scene, optimizer.init(scene), range(4))
+    shuffled, _ = steps(optimizer, scene.take(order), optimizer.init(scene.take(order)), range(4), order)
+    for parameter, tensor in plain.take(order).items():
+        torch.testing.assert_close(tensor, getattr(shuffled, parameter), rtol=1e-12, atol=1e-14)
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_rows_follow_a_lineage(name: str) -> None:
+    """A pure permutation in mid-run goes on as if the scene had had that order from the start."""
+    optimizer, scene = make(name), random_scene(COUNT)
+    order = torch.randperm(COUNT, generator=torch.Generator().manual_seed(1))
+    early, state = steps(optimizer, scene, optimizer.init(scene), range(3))
+    state = optimizer.reindex(state, Lineage(order, torch.zeros(COUNT, dtype=torch.bool)))
+    carried, _ = steps(optimizer, early.take(order), state, range(3, 6), order)
+    plain, _ = steps(optimizer, scene, optimizer.init(scene), range(6))
+    for parameter, tensor in plain.take(order).items():
+        torch.testing.assert_close(tensor, getattr(carried, parameter), rtol=1e-12, atol=1e-14)
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_births_and_deaths_keep_the_survivors_rows(name: str) -> None:
+    optimizer, scene = make(name), random_scene(COUNT)
+    later, state = steps(optimizer, scene, optimizer.init(scene), range(3))
+    parent = torch.tensor([0, 2, 2, 5, 7, 8, 8])
+    fresh = torch.tensor([False, False, True, False, False, False, True])
+    moved = optimizer.reindex(state, Lineage(parent, fresh))
+    for key, rows in moved.rows.items():
+        assert torch.equal(rows[~fresh], state.rows[key][parent[~fresh]]), key
+        assert rows.shape[0] == len(parent), key
+    assert_states_equal(moved.shared, state.shared)
+    grown, _ = steps(optimizer, later.take(parent), moved, range(3, 5), parent)
+    assert grown.is_finite()
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_saved_and_resumed_is_the_same_to_the_bit(name: str, tmp_path: Path) -> None:
+    optimizer, scene = make(name), random_scene(COUNT, dtype=torch.float32)
+    middle, state = steps(optimizer, scene, optimizer.init(scene), range(4))
+    tensors = {f"rows/{k}": v for k, v in state.rows.items()} | {f"shared/{k}": v for k, v in state.shared.items()}
+    checkpoint.save(tmp_path / "state", "test", tensors, {})
+    loaded, _ = checkpoint.load(tmp_path / "state", "test")
+    restored = OptimizerState(
+        {k.removeprefix("rows/"): v for k, v in loaded.items() if k.startswith("rows/")},
+        {k.removeprefix("shared/"): v for k, v in loaded.items() if k.startswith("shared/")},
+    )
+    straight, straight_state = steps(optimizer, middle, state, range(4, 8))
+    resumed, resumed_state = steps(make(name), middle, restored, range(4, 8))
+    assert_equal(straight, resumed)
+    assert_states_equal(straight_state.rows, resumed_state.rows)
+    assert_states_equal(straight_state.shared, resumed_state.shared)
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_zero_gradients_move_nothing(name: str) -> None:
+    optimizer, scene = make(name), random_scene(COUNT)
+    grads = scene.map(torch.zeros_like)
+    ctx = context(optimizer, 0, torch.arange(COUNT), torch.float64)
+    update, _ = optimizer.update(grads, optimizer.init(scene), scene, ctx)
+    for parameter, tensor in update.items():
+        assert float(tensor.abs().max()) == 0, parameter
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_unknown_keys_are_refused_by_name(name: str) -> None:
+    config = compose("optimize", [f"optimizer={name}", "+optimizer.no_such_setting=1", "scene=none"])
+    with pytest.raises(BadConfigError, match="no_such_setting"):
+        build(config.optimizer)
+    with pytest.raises(BadConfigError, match="no_such_setting"):
+        compose("optimize", [f"optimizer={name}", "optimizer.no_such_setting=1", "scene=none"])

@@ -1,0 +1,209 @@
+"""`l2s` as people use it: files, exit codes, interruption and resume."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from learn2splat.cli import main
+
+SCENE = "procedural:seed=3,views=9,width=48"
+FAST = ["--scene", SCENE, "--max-gaussians", "300", "--sh-degree", "1", "--batch-views", "2", "--quiet"]
+
+
+def l2s(*arguments: str | Path) -> int:
+    """Run a command in this process; its exit code."""
+    with pytest.raises(SystemExit) as ended:
+        main([str(argument) for argument in arguments])
+    return int(ended.value.code or 0)
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_a_run_writes_what_the_contract_names(here: Path) -> None:
+    assert l2s("optimize", *FAST, "--steps", "12", "--eval-at", "0,5", "--out", "run") == 0
+    run = here / "run"
+    names = {path.name for path in run.iterdir()}
+    expected = {
+        "point_cloud.ply",
+        "metrics.jsonl",
+        "summary.json",
+        "config.yaml",
+        "checkpoint",
+        "renders",
+        "report.html",
+    }
+    assert names == expected
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows] == [0, 5, 12]
+    assert rows[0]["seconds"] == 0
+    assert rows[-1]["psnr"] > rows[0]["psnr"]
+    assert rows[-1]["split"] == "test"
+    assert abs(rows[-1]["seconds"] - rows[-1]["seconds_render"] - rows[-1]["seconds_update"]) < 1e-9
+    summary = json.loads((run / "summary.json").read_text())
+    assert summary["outcome"] == "ok"
+    assert summary["written_scene"] == "averaged"
+    assert summary["steps"] == 12
+    assert summary["last"] == rows[-1]
+    page = (run / "report.html").read_text()
+    assert "<svg" in page
+    assert page.count("data:image/jpeg;base64,") == 3 * summary["views"]["test"]
+    assert "http://" not in page.replace("http://www.w3.org", "").replace("http://purl.org", "").replace(
+        "http://creativecommons.org", ""
+    )
+    assert len(list((run / "renders").iterdir())) == summary["views"]["test"]
+
+
+def test_default_folder_and_json(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = [argument for argument in FAST if argument != "--quiet"]
+    assert l2s("optimize", *arguments, "--steps", "3", "--json", "--eval-at", "0") == 0
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [line.get("step") for line in lines[:-1]] == [0, 3]
+    assert lines[-1]["outcome"] == "ok"
+    folder = Path(lines[-1]["out"])
+    assert folder.parts[0] == "outputs"
+    assert folder.parts[2] == "adam"
+    assert (here / folder / "point_cloud.ply").is_file()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--scene", "no/such/folder"], "does not exist"),
+        (["--scene", "empty"], "empty folder"),
+        (["--scene", "junk"], "junk"),
+        (["--scene", "procedural:sead=3"], "sead"),
+        (["--scene", SCENE, "--optimizer", "adamm"], "adamm"),
+        (["--scene", SCENE, "--steps", "-1"], "steps=-1"),
+        (["--scene", SCENE, "--views", "sparse:99"], "sparse:99"),
+        (["--scene", SCENE, "--views", "few"], "sparse:K"),
+        (["--scene", SCENE, "--init", "ply:none.ply"], "no such file"),
+        (["--scene", SCENE, "--init", "magic"], "auto, sfm, random or ply:FILE"),
+        (["--scene", SCENE, "loss.ssim_wait=1"], "ssim_wait"),
+        (["--scene", SCENE, "loss.ssim_weight=7"], "0..1"),
+        (["--scene", SCENE, "optimizer._target_=os.system"], "not allowed"),
+        (["--scene", SCENE, "--eval-at", "1,x"], "--eval-at"),
+        (["--scene", SCENE, "stepz"], "GROUP.KEY=VALUE"),
+        (["--scene", SCENE, "--no-such-flag"], "--no-such-flag"),
+        ([], "--scene"),
+    ],
+)
+def test_bad_input_is_one_clear_message_and_no_folder(
+    here: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
+) -> None:
+    (here / "empty").mkdir()
+    (here / "junk").mkdir()
+    (here / "junk" / "notes.txt").write_text("nothing")
+    assert l2s("optimize", *arguments, "--quiet") == 2
+    captured = capsys.readouterr()
+    assert message in captured.err
+    assert "Traceback" not in captured.err
+    assert not (here / "outputs").exists()
+
+
+@pytest.fixture
+def colmap_scene(tmp_path: Path) -> Path:
+    assert l2s("scene", "make", "--out", tmp_path / "made", "--views", "6", "--width", "48") == 0
+    return tmp_path / "made"
+
+
+def test_a_made_scene_is_a_colmap_folder(colmap_scene: Path, here: Path) -> None:
+    assert l2s("optimize", "--scene", colmap_scene, "--steps", "2", "--quiet", "--out", "run") == 0
+    assert l2s("scene", "make", "--out", colmap_scene) == 2
+
+
+def test_truncated_cameras_and_junk_photos_are_bad_input(
+    colmap_scene: Path, here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cameras = colmap_scene / "sparse" / "0" / "cameras.bin"
+    content = cameras.read_bytes()
+    cameras.write_bytes(content[:-5])
+    assert l2s("optimize", "--scene", colmap_scene, "--quiet") == 2
+    assert "cameras.bin" in capsys.readouterr().err
+    cameras.write_bytes(content)
+    for photo in (colmap_scene / "images").iterdir():
+        photo.write_bytes(b"junk")
+    assert l2s("optimize", "--scene", colmap_scene, "--quiet") == 2
+    captured = capsys.readouterr()
+    assert "Traceback" not in captured.err
+    assert not (here / "outputs").exists()
+
+
+def test_an_existing_run_is_not_overwritten(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert l2s("optimize", *FAST, "--steps", "1", "--out", "run") == 0
+    before = (here / "run" / "point_cloud.ply").read_bytes()
+    assert l2s("optimize", *FAST, "--steps", "2", "--out", "run") == 2
+    assert "--resume" in capsys.readouterr().err
+    assert (here / "run" / "point_cloud.ply").read_bytes() == before
+
+
+def test_more_steps_can_be_added_and_other_changes_not(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert l2s("optimize", *FAST, "--steps", "2", "--out", "run") == 0
+    assert l2s("optimize", "--out", "run", "--resume", "--batch-views", "3", "--quiet") == 2
+    assert "batch_views" in capsys.readouterr().err
+    assert l2s("optimize", "--out", "run", "--resume", "--steps", "5", "--quiet") == 0
+    assert json.loads((here / "run" / "summary.json").read_text())["steps"] == 5
+    assert l2s("optimize", "--out", "nothing", "--resume", "--quiet") == 2
+
+
+def test_a_missing_backend_is_named(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    import torch
+
+    if torch.cuda.is_available():
+        pytest.skip("this machine has CUDA")
+    assert l2s("optimize", *FAST, "--renderer", "gsplat") == 5
+    assert "gsplat" in capsys.readouterr().err
+    assert l2s("optimize", *FAST, "--device", "cuda") == 5
+
+
+def test_divergence_still_writes_the_best_scene(here: Path) -> None:
+    wild = ["optimizer.rates.sh0=50", "optimizer.rates.logit_opacities=50"]
+    assert l2s("optimize", *FAST, "--steps", "300", "--out", "run", *wild) == 3
+    assert json.loads((here / "run" / "summary.json").read_text())["outcome"] in ("diverged", "nonfinite")
+    assert (here / "run" / "point_cloud.ply").is_file()
+
+
+def test_cannot_write_is_told(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (here / "file").write_text("in the way")
+    assert l2s("optimize", *FAST, "--steps", "1", "--out", "file/run") == 5
+    assert "Traceback" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_interrupted_and_resumed_writes_the_same_ply(here: Path, number: signal.Signals) -> None:
+    """A stopped run continues from its last step, a killed one from its last checkpoint: the same bytes either way."""
+    arguments = [*FAST, "--steps", "150", "--eval-at", "0,10,20", "checkpoint_seconds=0"]
+    assert l2s("optimize", *arguments, "--out", "straight") == 0
+    command = [sys.executable, "-m", "learn2splat.cli", "optimize", *arguments, "--out", "cut"]
+    process = subprocess.Popen(command, cwd=here, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    deadline = time.monotonic() + 120
+    while not (here / "cut" / "checkpoint" / "manifest.json").exists():
+        assert process.poll() is None, "it ended before it could be interrupted"
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    process.send_signal(number)
+    code = process.wait(timeout=60)
+    assert code == (-9 if number == signal.SIGKILL else 128 + number)
+    if number != signal.SIGKILL:
+        assert json.loads((here / "cut" / "summary.json").read_text())["outcome"] == "interrupted"
+    assert l2s("optimize", "--out", "cut", "--resume", "--quiet") == 0
+    assert (here / "cut" / "point_cloud.ply").read_bytes() == (here / "straight" / "point_cloud.ply").read_bytes()
+
+
+def test_help_shows_examples(capsys: pytest.CaptureFixture[str]) -> None:
+    assert l2s("optimize", "--help") == 0
+    assert "Examples" in capsys.readouterr().out
+    assert l2s("--help") == 0
+    assert l2s("doctor") == 0
+    assert "renderers" in capsys.readouterr().out

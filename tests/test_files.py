@@ -1,0 +1,46 @@
+"""Files are whole or absent."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from learn2splat.files import recover, write_text, write_whole
+
+
+def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
+    write_text(tmp_path / "a.txt", "old")
+
+    def fail(temporary: Path) -> None:
+        temporary.write_text("half")
+        raise OSError("disk full")
+
+    with pytest.raises(OSError, match="disk full"):
+        write_whole(tmp_path / "a.txt", fail)
+    assert (tmp_path / "a.txt").read_text() == "old"
+    assert [path.name for path in tmp_path.iterdir()] == ["a.txt"]
+
+
+def test_folders_are_replaced_as_a_whole(tmp_path: Path) -> None:
+    def content(names: list[str]) -> None:
+        def write(temporary: Path) -> None:
+            temporary.mkdir()
+            for name in names:
+                (temporary / name).write_text(name)
+
+        write_whole(tmp_path / "folder", write)
+
+    content(["one", "two"])
+    content(["three"])
+    assert sorted(path.name for path in (tmp_path / "folder").iterdir()) == ["three"]
+    assert [path.name for path in tmp_path.iterdir()] == ["folder"]
+
+
+def test_a_replacement_cut_between_its_renames_is_recovered(tmp_path: Path) -> None:
+    (tmp_path / ".folder.replaced").mkdir()
+    (tmp_path / ".folder.replaced" / "one").write_text("one")
+    recover(tmp_path / "folder")
+    assert (tmp_path / "folder" / "one").read_text() == "one"
+    recover(tmp_path / "folder")
+    assert [path.name for path in tmp_path.iterdir()] == ["folder"]

@@ -1,0 +1,204 @@
+"""The inner loop: resume to the bit, averaging, outcomes, and agreement with a hand-written loop."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from learn2splat import checkpoint
+from learn2splat.cameras import Cameras
+from learn2splat.data.base import SceneData
+from learn2splat.data.views import RandomViews
+from learn2splat.losses import PhotometricLoss
+from learn2splat.optim.adam import Adam
+from learn2splat.optim.base import OptimizerState, SceneOptimizer, StepContext
+from learn2splat.optim.rates import GroupRates, PositionDecay, PowerDecay
+from learn2splat.render.reference import ReferenceRenderer
+from learn2splat.rollout import OutcomeKind, Rollout, RolloutState
+from learn2splat.run_folder import RunFolder
+from learn2splat.scene.gaussians import GaussianScene
+from learn2splat.scene_loss import SceneLoss
+from tests.conftest import random_scene, ring_cameras
+
+VIEWS = 6
+
+
+def capture(sizes: list[tuple[int, int]] | None = None) -> SceneData:
+    """Pictures of a random scene: something that can be optimised to perfection."""
+    truth = random_scene(20, seed=9, degree=0, dtype=torch.float32)
+    cameras = ring_cameras(VIEWS, 32, 24, dtype=torch.float32)
+    if sizes is not None:
+        widths, heights = torch.tensor(sizes).unbind(-1)
+        cameras = cameras.resized(widths, heights)
+    photos = []
+    for view in range(VIEWS):
+        image = ReferenceRenderer().render(truth, cameras.take([view])).image[0]
+        photos.append((image.clamp(0, 1) * 255).round().byte())
+    names = [f"{view}.png" for view in range(VIEWS)]
+    return SceneData("test", cameras, photos, names, None, list(range(1, VIEWS)), [0])
+
+
+def start_scene() -> GaussianScene:
+    truth = random_scene(20, seed=9, degree=0, dtype=torch.float32)
+    return truth.map(
+        lambda tensor: tensor + 0.2 * torch.randn(tensor.shape, generator=torch.Generator().manual_seed(1))
+    )
+
+
+def rollout(optimizer: SceneOptimizer, data: SceneData | None = None, average: bool = True) -> Rollout:
+    data = data or capture()
+    loss = SceneLoss(data, ReferenceRenderer(), PhotometricLoss())
+    sampler = RandomViews(cameras=data.cameras, views=list(data.train), batch=2, seed=3)
+    state = RolloutState.start(start_scene(), optimizer, average)
+    return Rollout(loss, list(data.train), optimizer, sampler, state, horizon=12)
+
+
+def fast_adam() -> Adam:
+    return Adam(GroupRates(means=0.5, means_unit="footprint"), PowerDecay(scale=5.0))
+
+
+def assert_equal(one: GaussianScene, two: GaussianScene) -> None:
+    for name, tensor in one.items():
+        assert torch.equal(tensor, getattr(two, name)), name
+
+
+def test_the_loss_falls() -> None:
+    run = rollout(fast_adam())
+    losses = [record.loss for record in run.run(40)]
+    assert sum(losses[-5:]) < 0.6 * sum(losses[:5])
+    assert run.outcome().kind is OutcomeKind.OK
+    assert [record.step for record in rollout(fast_adam()).run(3)] == [1, 2, 3]
+
+
+@pytest.mark.parametrize("cut", [1, 5, 11])
+def test_resumed_is_the_same_to_the_bit(tmp_path: Path, cut: int) -> None:
+    straight = rollout(fast_adam())
+    list(straight.run(12))
+    first = rollout(fast_adam())
+    list(first.run(cut))
+    folder = RunFolder(tmp_path)
+    folder.save_checkpoint(first.state, first.sampler)
+    second = rollout(fast_adam())
+    second.state = folder.load_checkpoint(second.sampler)
+    list(second.run(12))
+    assert_equal(straight.state.scene, second.state.scene)
+    assert_equal(straight.outcome().scene, second.outcome().scene)
+    assert_equal(straight.state.best, second.state.best)
+    assert straight.state.running_loss == second.state.running_loss
+
+
+def test_average_is_the_weighted_mean_of_the_trajectory() -> None:
+    run = rollout(fast_adam())
+    average = run.state.scene.means
+    for record in run.run(30):
+        weight = min(1.0, 1.0 / (0.1 * record.step))
+        average = average * (1 - weight) + weight * run.state.scene.means
+    torch.testing.assert_close(run.outcome().scene.means, average)
+    assert run.outcome().which == "averaged"
+    plain = rollout(fast_adam(), average=False)
+    list(plain.run(3))
+    assert plain.outcome().which == "last"
+    assert_equal(plain.outcome().scene, plain.state.scene)
+
+
+def test_gradient_is_that_of_the_mean_loss_over_views_of_any_size() -> None:
+    sizes = [(32, 24), (32, 24), (24, 32), (32, 24), (24, 32), (32, 24)]
+    data, scene = capture(sizes), start_scene()
+    loss = SceneLoss(data, ReferenceRenderer(), PhotometricLoss())
+    together = loss.gradient(scene, [1, 2, 3])
+    apart = [loss.gradient(scene, [view]) for view in (1, 2, 3)]
+    assert together.loss == pytest.approx(sum(part.loss for part in apart) / 3)
+    for name, gradient in together.grads.items():
+        mean = sum(getattr(part.grads, name) for part in apart) / 3
+        torch.testing.assert_close(gradient, mean, rtol=1e-4, atol=1e-7)
+
+
+class Exploding(Adam):
+    """Takes a step that is not finite, or far too large, at step 3."""
+
+    def __init__(self, factor: float) -> None:
+        super().__init__(schedule=PositionDecay(final=1.0))
+        self.factor = factor
+
+    def update(
+        self, grads: GaussianScene, state: OptimizerState, scene: GaussianScene, context: StepContext
+    ) -> tuple[GaussianScene, OptimizerState]:
+        update, state = super().update(grads, state, scene, context)
+        if context.step >= 3:
+            update = replace(update, sh=update.sh + self.factor)
+        return update, state
+
+
+def test_what_is_not_finite_ends_with_the_best_scene() -> None:
+    run = rollout(Exploding(float("nan")))
+    assert len(list(run.run(12))) == 4
+    outcome = run.outcome()
+    assert outcome.kind is OutcomeKind.NONFINITE
+    assert outcome.which == "best"
+    assert outcome.scene.is_finite()
+    assert "step 4" in outcome.message
+
+
+def test_divergence_ends_with_the_best_scene() -> None:
+    run = rollout(Exploding(50.0))
+    records = list(run.run(200))
+    assert len(records) < 200
+    outcome = run.outcome()
+    assert outcome.kind is OutcomeKind.DIVERGED
+    before = SceneLoss(capture(), ReferenceRenderer(), PhotometricLoss()).gradient(outcome.scene, [1, 2, 3, 4, 5])
+    assert before.loss <= 1.05 * records[0].loss
+
+
+def test_a_stop_is_an_interruption_and_a_budget_is_not() -> None:
+    run = rollout(fast_adam())
+    for _ in run.run(12, stop=lambda: run.state.step >= 4):
+        pass
+    assert run.outcome().kind is OutcomeKind.INTERRUPTED
+    assert run.state.step == 4
+    limited = rollout(fast_adam())
+    list(limited.run(100_000, time_budget=0.2))
+    assert limited.outcome().kind is OutcomeKind.OK
+    assert limited.state.seconds >= 0.2
+    assert limited.state.step < 100_000
+
+
+class OutOfMemory(Adam):
+    def update(
+        self, grads: GaussianScene, state: OptimizerState, scene: GaussianScene, context: StepContext
+    ) -> tuple[GaussianScene, OptimizerState]:
+        raise RuntimeError("[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory")
+
+
+def test_out_of_memory_is_an_outcome_and_other_errors_are_not() -> None:
+    run = rollout(OutOfMemory())
+    assert list(run.run(3)) == []
+    assert run.outcome().kind is OutcomeKind.OUT_OF_MEMORY
+    assert "--max-gaussians" in run.outcome().message
+
+
+def test_extent_of_a_single_camera_is_not_zero() -> None:
+    data = capture()
+    one = replace(data, train=[2])
+    assert rollout(fast_adam(), one).extent_world == 1.0
+    assert isinstance(data.cameras, Cameras)
+
+
+def test_damaged_checkpoints_are_refused_by_name(tmp_path: Path) -> None:
+    run = rollout(fast_adam())
+    list(run.run(2))
+    folder = RunFolder(tmp_path)
+    folder.save_checkpoint(run.state, run.sampler)
+    tensors = folder.checkpoint / checkpoint.TENSORS
+    content = tensors.read_bytes()
+    tensors.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    with pytest.raises(checkpoint.BadCheckpointError, match="damaged"):
+        folder.load_checkpoint(run.sampler)
+    tensors.unlink()
+    with pytest.raises(checkpoint.BadCheckpointError, match="not a readable checkpoint"):
+        folder.load_checkpoint(run.sampler)
+    with pytest.raises(checkpoint.BadCheckpointError, match="checkpoint of 'run', expected 'other'"):
+        folder.save_checkpoint(run.state, run.sampler)
+        checkpoint.load(folder.checkpoint, "other")
