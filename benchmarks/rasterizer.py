@@ -54,7 +54,7 @@ def synthetic_scene(n: int, seed: int = 0) -> GaussianScene:
     ground = torch.cat([uniform(on_ground, 2) * 3 - 1.5, torch.full((on_ground, 1), -1.0)], dim=-1)[:, [0, 2, 1]]
     rest = uniform(n - on_spheres - on_ground, 3) * 2 - 1
     means = torch.cat([spheres, ground, rest])
-    distances = torch.from_numpy(cKDTree(means.numpy()).query(means.numpy(), k=4)[0]).float()
+    distances = torch.from_numpy(cKDTree(means.numpy()).query(means.numpy(), k=9)[0]).float()
     typical = distances[:, 1:].square().mean(dim=-1).sqrt().clamp_min(1e-4)
     return GaussianScene(
         means=means,
@@ -173,7 +173,9 @@ def extras(repeats: int) -> dict[str, float]:
         "view_squares": {"request": GradientRequest(view_squares=True)},
         "per_view": {"request": GradientRequest(per_view=True)},
     }
-    times = {name: least(lambda chosen=chosen: case.step(renderer, **chosen), repeats) for name, chosen in variants.items()}
+    times = {
+        name: least(lambda chosen=chosen: case.step(renderer, **chosen), repeats) for name, chosen in variants.items()
+    }
     result = {"plain_ms": times["plain"]}
     result |= {f"{name}_ratio": times[name] / times["plain"] for name in variants if name != "plain"}
     target = torch.rand(8, 256, 256, 3)

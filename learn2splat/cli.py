@@ -166,10 +166,10 @@ def _explain(error: Exception) -> int:
     elif is_out_of_memory(error):
         click.echo("l2s: out of memory: lower --max-size, --batch-views or --max-gaussians", err=True)
         return EXIT_MEMORY
+    elif isinstance(error, UserError | FileExistsError):
+        code = EXIT_BAD_INPUT
     elif isinstance(error, OSError):
         code = EXIT_CANNOT_WRITE
-    elif isinstance(error, UserError):
-        code = EXIT_BAD_INPUT
     else:
         traceback.print_exception(error)
         click.echo("l2s: this is a bug of learn2splat; please report the lines above", err=True)

@@ -89,6 +89,22 @@ class Statistics(ctypes.Structure):
     )
 
 
+class AdamGroup(ctypes.Structure):
+    """L2sAdamGroup."""
+
+    _fields_ = (
+        *((name, c_void_p) for name in ("grad", "m", "v", "m_out", "v_out", "update", "row_rates", "column_rates")),
+        ("rows", c_int64),
+        ("width", c_int32),
+    )
+
+
+class AdamConstants(ctypes.Structure):
+    """L2sAdamConstants."""
+
+    _fields_ = tuple((name, c_float) for name in ("beta1", "beta2", "eps", "damping", "correction1", "correction2"))
+
+
 def library() -> ctypes.CDLL | None:
     """The loaded library, or None where it was not built; see `why_missing`."""
     return _loaded()[0]
@@ -132,7 +148,9 @@ def _loaded() -> tuple[ctypes.CDLL | None, str, str]:
 def _directories() -> list[Path]:
     """Where to look: an editable install keeps Python files and built files apart, with both on the package's path."""
     override = os.environ.get("LEARN2SPLAT_NATIVE_DIR")
-    return [Path(entry) for entry in ([override] if override else []) + list(importlib.import_module(__package__).__path__)]
+    return [
+        Path(entry) for entry in ([override] if override else []) + list(importlib.import_module(__package__).__path__)
+    ]
 
 
 def _cpu_flags() -> frozenset[str]:
@@ -154,6 +172,7 @@ def _typed(handle: ctypes.CDLL) -> ctypes.CDLL:
         "l2s_pull_back": (c_int32, [c_void_p, POINTER(Scene), POINTER(Cotangents), POINTER(Gradients), c_int32]),
         "l2s_statistics": (None, [c_void_p, POINTER(Statistics)]),
         "l2s_free": (None, [c_void_p]),
+        "l2s_adam": (None, [POINTER(AdamGroup), c_int32, POINTER(AdamConstants), c_int32]),
         "l2s_photometric": (c_int32, [c_void_p] * 2 + [c_int32] * 3 + [c_float] + [c_void_p] * 3 + [c_int32]),
     }
     for name, (result, arguments) in signatures.items():

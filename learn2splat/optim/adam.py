@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from learn2splat import native
+from learn2splat.native.adam import AdamConstants, AdamParameter, adam_step
 from learn2splat.optim.base import Need, OptimizerState, StepContext, as_rows, from_rows, zeros_like
 from learn2splat.optim.rates import GroupRates, PositionDecay, Schedule
 from learn2splat.scene.gaussians import GaussianScene
@@ -53,24 +55,55 @@ class Adam:
         self, grads: GaussianScene, state: OptimizerState, scene: GaussianScene, context: StepContext
     ) -> tuple[GaussianScene, OptimizerState]:
         count = int(state.shared["count"]) + 1
-        correction1, correction2 = 1 - self.beta1**count, 1 - self.beta2**count
-        m = from_rows("m", state).map(lambda old, grad: old.lerp(grad, 1 - self.beta1), grads)
-        v = from_rows("v", state).map(
-            lambda old, grad: (old * self.beta2).addcmul_(grad, grad, value=1 - self.beta2), grads
-        )
+        corrections = 1 - self.beta1**count, 1 - self.beta2**count
         rates = self.rates.by_parameter(scene, context)
-
-        def step(name: str, first: Tensor, second: Tensor, grad: Tensor) -> Tensor:
-            direction = first / correction1
-            if self.damping:
-                direction.add_(grad, alpha=self.damping)
-            direction.div_(second.sqrt().div_(correction2**0.5).add_(self.eps))
-            return direction.mul_(rates[name] * -self.schedule.factor(name, context))
-
-        columns = zip(m.items(), v.tensors(), grads.tensors(), strict=True)
-        update = GaussianScene(*(step(name, first, second, grad) for (name, first), second, grad in columns))
+        rates = {name: rate * self.schedule.factor(name, context) for name, rate in rates.items()}
+        fused = native.library() is not None and scene.means.device.type == "cpu" and scene.means.dtype == torch.float32
+        step = self._fused if fused else self._plain
+        m, v, update = step(grads, from_rows("m", state), from_rows("v", state), rates, corrections)
         shared = {"count": torch.tensor(count, dtype=torch.int64)}
         return update, OptimizerState(as_rows("m", m) | as_rows("v", v), shared)
+
+    def _plain(
+        self,
+        grads: GaussianScene,
+        m: GaussianScene,
+        v: GaussianScene,
+        rates: dict[str, Tensor],
+        corrections: tuple[float, float],
+    ) -> tuple[GaussianScene, GaussianScene, GaussianScene]:
+        """New moments and the update, in torch on any device and in any precision."""
+        m = m.map(lambda old, grad: old.lerp(grad, 1 - self.beta1), grads)
+        v = v.map(lambda old, grad: (old * self.beta2).addcmul_(grad, grad, value=1 - self.beta2), grads)
+
+        def step(name: str, first: Tensor, second: Tensor, grad: Tensor) -> Tensor:
+            direction = first / corrections[0]
+            if self.damping:
+                direction.add_(grad, alpha=self.damping)
+            direction.div_(second.sqrt().div_(corrections[1] ** 0.5).add_(self.eps))
+            return direction.mul_(-rates[name])
+
+        columns = zip(m.items(), v.tensors(), grads.tensors(), strict=True)
+        return m, v, GaussianScene(*(step(name, first, second, grad) for (name, first), second, grad in columns))
+
+    def _fused(
+        self,
+        grads: GaussianScene,
+        m: GaussianScene,
+        v: GaussianScene,
+        rates: dict[str, Tensor],
+        corrections: tuple[float, float],
+    ) -> tuple[GaussianScene, GaussianScene, GaussianScene]:
+        """The same in one pass of the compiled library."""
+        constants = AdamConstants(
+            self.beta1, self.beta2, self.eps, self.damping, 1 / corrections[0], 1 / corrections[1] ** 0.5
+        )
+        parameters = [
+            AdamParameter(grad, first, second, rates[name])
+            for (name, grad), first, second in zip(grads.items(), m.tensors(), v.tensors(), strict=True)
+        ]
+        new_m, new_v, update = zip(*adam_step(parameters, constants), strict=True)
+        return GaussianScene(*new_m), GaussianScene(*new_v), GaussianScene(*update)
 
     def reindex(self, state: OptimizerState, lineage: Lineage) -> OptimizerState:
         return state.take(lineage)

@@ -85,7 +85,8 @@ class GaussianScene:
 
     def is_finite(self) -> bool:
         """Whether every parameter is finite."""
-        return all(bool(torch.isfinite(tensor).all()) for tensor in self.tensors())
+        sums = torch.stack([tensor.sum(dtype=torch.float64) for tensor in self.tensors()])  # NaN and inf survive a sum
+        return bool(torch.isfinite(sums).all())
 
 
 def scales(scene: GaussianScene) -> Tensor:

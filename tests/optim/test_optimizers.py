@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
 
+from learn2splat import native
 from learn2splat.optim.adam import Adam
 from learn2splat.optim.base import Need, SceneOptimizer, StepContext, apply_update
 from learn2splat.optim.rates import GroupRates, PositionDecay, PowerDecay
@@ -151,3 +152,23 @@ def test_schedules_have_their_closed_form() -> None:
 def test_bad_rates_are_refused(bad: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="must be"):
         GroupRates(**bad)
+
+
+@pytest.mark.parametrize("unit", ["extent", "footprint"])
+@pytest.mark.parametrize("count", [0, 1, 7, 200])
+def test_the_fused_step_equals_the_plain_one(unit: Literal["extent", "footprint"], count: int) -> None:
+    if native.library() is None:
+        pytest.skip(f"no compiled library: {native.why_missing()}")
+    optimizer = Adam(GroupRates(means=0.3, means_unit=unit), damping=0.2, eps=1e-8)
+    exact, fast = random_scene(count), random_scene(count, dtype=torch.float32)
+    states = [optimizer.init(exact), optimizer.init(fast)]
+    footprint = torch.rand(count, generator=torch.Generator().manual_seed(0), dtype=torch.float64) + 0.1
+    for step in range(5):
+        grads, ctx = random_scene(count, seed=step + 1), context(step, count, footprint=footprint)
+        one, states[0] = optimizer.update(grads, states[0], exact, ctx)
+        two, states[1] = optimizer.update(grads.to(dtype=torch.float32), states[1], fast, ctx)
+        for name, tensor in one.items():
+            largest = float(tensor.abs().max()) if count else 0.0  # moments that cancel are compared with the largest
+            torch.testing.assert_close(getattr(two, name).double(), tensor, rtol=2e-5, atol=2e-6 * largest, msg=name)
+    for name, rows in states[0].rows.items():
+        torch.testing.assert_close(states[1].rows[name].double(), rows, rtol=2e-5, atol=1e-6, msg=name)

@@ -29,7 +29,13 @@ def gable(props: Props, center: ArrayLike, half: ArrayLike, rise: float, angle: 
 
 
 def windows(
-    props: Props, origin: ArrayLike, right: ArrayLike, out: ArrayLike, columns: ArrayLike, rows: ArrayLike, size: ArrayLike
+    props: Props,
+    origin: ArrayLike,
+    right: ArrayLike,
+    out: ArrayLike,
+    columns: ArrayLike,
+    rows: ArrayLike,
+    size: ArrayLike,
 ) -> None:
     """A grid of framed windows on a wall.
 
@@ -62,7 +68,14 @@ def house(props: Props, at: ArrayLike, half: ArrayLike, height: float, angle: fl
     at = np.asarray(at, float)
     hx, hy = half
     props.build.add("box", at + [0, 0, height / 2], (hx, hy, height / 2), wall, turn(angle))
-    gable(props, at + [0, 0, height], (hx * 1.08, hy * 1.15), hy * props.rng.uniform(0.6, 1.1), angle, props.shared("roof"))
+    gable(
+        props,
+        at + [0, 0, height],
+        (hx * 1.08, hy * 1.15),
+        hy * props.rng.uniform(0.6, 1.1),
+        angle,
+        props.shared("roof"),
+    )
     floors = max(1, int(height / 2.8))
     rows = (np.arange(floors) + 0.5) * height / floors
     for side in range(4):
@@ -91,16 +104,31 @@ def fence(props: Props, start: ArrayLike, end: ArrayLike, height: float, spacing
         props.build.add("box", middle, (length / 2, 0.02, 0.025), finish, frame)
 
 
+_CAR = np.array(
+    [[-2.1, 0.3], [-2.15, 0.75], [-1.9, 0.95], [-1.3, 0.98], [-0.9, 1.38], [0.35, 1.4], [1.0, 0.98], [1.9, 0.86], [2.15, 0.6], [2.1, 0.3]]
+)
+_CABIN = np.array([[-1.22, 1.0], [-0.86, 1.34], [0.3, 1.36], [0.88, 1.0]])
+
+
+def _slab(profile: ArrayLike, half: float) -> meshes.Mesh:
+    """A profile [n, 2] in x and z, closed, as thick as ``2 * half`` along y."""
+    ring = np.concatenate([profile, profile[:1]])
+    middle = np.broadcast_to(ring.mean(0), ring.shape)
+    columns = [(middle, -half), (ring * 0.98 + 0.02 * middle, -half), (ring, -0.93 * half)]
+    columns += [(edge, -y) for edge, y in columns[::-1]]
+    return meshes.grid_mesh(np.stack([np.insert(edge, 1, y, axis=1) for edge, y in columns], axis=1))
+
+
 def car(props: Props, at: ArrayLike, angle: float) -> None:
     """A parked car."""
     at, spin = np.asarray(at, float), turn(angle)
     paint = Finish(props.shared("neutral").texture, 1.0, pick(props.rng, "car") * 1.6, 0.9)
-    props.build.add("box", at + [0, 0, 0.55], (2.1, 0.88, 0.3), paint, spin)
-    props.build.add("sphere", at + spin @ [-0.2, 0, 0.85], (1.4, 0.84, 0.62), props.shared("glass"), spin)
-    props.build.add("box", at + spin @ [-0.25, 0, 1.38], (0.75, 0.62, 0.05), paint, spin)
-    wheels = np.array([[x, y, 0.32] for x in (-1.3, 1.3) for y in (-0.85, 0.85)])
+    props.build.add_mesh(_slab(_CAR, 0.88), paint, at, spin)
+    props.build.add_mesh(_slab(_CABIN, 0.9), props.shared("glass"), at, spin)
+    wheels = np.array([[x, y, 0.32] for x in (-1.3, 1.3) for y in (-0.82, 0.82)])
     tyre = Finish(props.shared("neutral").texture, 1.0, (0.05, 0.05, 0.05), 0.2)
-    props.build.add("cylinder", at + wheels @ spin.T, (0.32, 0.32, 0.1), tyre, spin @ np.array([[1, 0, 0], [0, 0, -1], [0, 1, 0]]))
+    axle = spin @ np.array([[1.0, 0, 0], [0, 0, -1], [0, 1, 0]])
+    props.build.add("cylinder", at + wheels @ spin.T, (0.32, 0.32, 0.1), tyre, axle)
 
 
 def lamp_post(props: Props, at: ArrayLike, height: float) -> None:

@@ -26,7 +26,9 @@ from learn2splat.data.procedural.world import Stage, World, random_rotations, tu
 
 
 def _ground(stage: Stage, radius: float, tile: float) -> Finish:
-    painter = stage.one_of(foliage("grass", 40), gravel, rough("soil", 0.3), blocks, rough("asphalt", 0.2), foliage("grass", 28))
+    painter = stage.one_of(
+        foliage("grass", 40), gravel, rough("soil", 0.3), blocks, rough("asphalt", 0.2), foliage("grass", 28)
+    )
     finish = stage.finish(painter, tile, 512, casts=False, gloss=0.03)
     stage.build.add("disc", (0, 0, 0), radius, finish)
     return finish
@@ -40,7 +42,12 @@ def _strewn(props: Props, inner: float, outer: float, count: int) -> None:
     stones = count // 3
     size = rng.uniform(0.01, 0.05, (stones, 3)) * inner
     props.build.add(
-        "sphere", places[:stones], size, props.shared("stone"), random_rotations(rng, stones), tint=pick(rng, "stone", stones) * 2.5
+        "sphere",
+        places[:stones],
+        size,
+        props.shared("stone"),
+        random_rotations(rng, stones),
+        tint=pick(rng, "stone", stones) * 2.5,
     )
     props.leaves(places[stones:] + [0, 0, 0.012], 0.035 * inner, "leaf", 3.0)
 
@@ -87,7 +94,7 @@ def garden(rng: np.random.Generator) -> World:
         ends = [6 * np.array([np.cos(t), np.sin(t), 0]) for t in (a - 0.9, a + 0.9)]
         fence(props, ends[0], ends[1], 1.1, 0.16)
     light, panorama = outdoor(rng, (0, 0, 0.5), 7.0, 0.004)
-    return World(stage.build.placed(), stage.textures, light, panorama, np.array([0, 0, 0.5 * size]), 1.4 + 1.1 * size)
+    return World(stage.build.placed(), stage.textures, light, panorama, np.array([0, 0, 0.6 * size]), 1.4 + 1.1 * size, (0.02, 0.4))
 
 
 def _stump(stage: Stage, props: Props, size: float) -> None:
@@ -139,7 +146,9 @@ def facade(rng: np.random.Generator) -> World:
     stage = Stage(rng)
     props = Props(stage)
     _ground(stage, 150.0, rng.uniform(2.0, 4.0))
-    wall = stage.finish(stage.one_of(bricks, blocks, plain("plaster", 0.08), plain("paint", 0.06)), rng.uniform(1.6, 3.0), 512)
+    wall = stage.finish(
+        stage.one_of(bricks, blocks, plain("plaster", 0.08), plain("paint", 0.06)), rng.uniform(1.6, 3.0), 512
+    )
     floors, bay = int(rng.integers(2, 5)), rng.uniform(2.2, 3.4)
     storey = rng.uniform(2.9, 3.8)
     wide, high = bay * int(rng.integers(3, 6)), storey * floors
@@ -153,7 +162,7 @@ def facade(rng: np.random.Generator) -> World:
     for z in (*(np.arange(1, floors) * storey), high):
         props.box((-wide - 0.1, -0.18, z - 0.1), (wide + 0.1, 0, z + 0.12), trim)
     props.box((-wide - 0.05, -0.1, 0), (wide + 0.05, 0, 0.6), trim)
-    for x in np.linspace(-wide, wide, int(rng.integers(2, 6))):
+    for x in np.arange(-wide, wide + 0.1, bay * int(rng.integers(1, 4))):
         props.box((x - 0.25, -0.12, 0), (x + 0.25, 0, high), trim)
     props.fitted((0, -0.05, 1.25), (0.65, 0.06, 1.25), 0.0, props.shared("wood"), pick(rng, "vivid") * 2)
     gable(props, (0, 4, high), (wide * 1.03, 4.5), rng.uniform(1.5, 4.0), 0.0, props.shared("roof"))
@@ -206,7 +215,10 @@ def street(rng: np.random.Generator) -> World:
     kerb = stage.finish(rough("stone", 0.15), 0.8)
     for side in (-1, 1):
         props.box((side * 2.7 - 0.1, -30, 0), (side * 2.7 + 0.1, 40, 0.12), kerb)
-    walls = [stage.finish(stage.one_of(bricks, plain("plaster", 0.07), wood, blocks), rng.uniform(1.5, 2.5)) for _ in range(3)]
+    walls = [
+        stage.finish(stage.one_of(bricks, plain("plaster", 0.07), wood, blocks), rng.uniform(1.5, 2.5))
+        for _ in range(3)
+    ]
     for side in (-1, 1):
         y = -4.0
         while y < 34:
@@ -214,8 +226,21 @@ def street(rng: np.random.Generator) -> World:
             x = side * rng.uniform(4.2, 6.0)
             if kind <= 1:
                 half = (rng.uniform(3, 5), 3.2)
-                house(props, np.array([side * 9.0, y + half[0], 0]), half, rng.uniform(3, 7), np.pi / 2, walls[int(rng.integers(3))])
-                fence(props, (side * 3.4, y, 0), (side * 3.4, y + 2 * half[0], 0), rng.uniform(0.8, 1.3), rng.uniform(0.15, 0.6))
+                house(
+                    props,
+                    np.array([side * 9.0, y + half[0], 0]),
+                    half,
+                    rng.uniform(3, 7),
+                    np.pi / 2,
+                    walls[int(rng.integers(3))],
+                )
+                fence(
+                    props,
+                    (side * 3.4, y, 0),
+                    (side * 3.4, y + 2 * half[0], 0),
+                    rng.uniform(0.8, 1.3),
+                    rng.uniform(0.15, 0.6),
+                )
                 y += 2 * half[0]
             elif kind == 2:
                 props.tree(np.array([x, y, 0]), rng.uniform(4, 8), 700)
@@ -235,28 +260,50 @@ def aerial(rng: np.random.Generator) -> World:
     """Fields, woods, roads, houses and cars from above."""
     stage = Stage(rng)
     props = Props(stage)
-    extent = 60.0
-    relief = noise(rng, 64, 2.0) * rng.uniform(0.1, 1.2)
-    relief *= np.clip(np.hypot(*np.mgrid[-1:1:64j, -1:1:64j]) * 1.5 - 0.2, 0, 1)
-    ground = stage.finish(stage.one_of(foliage("grass", 40), rough("soil", 0.3), foliage("grass", 50)), rng.uniform(5, 9), 512, casts=False)
-    stage.build.add_mesh(meshes.height_field(relief, extent), ground)
-    road = stage.finish(stage.one_of(rough("asphalt", 0.15), gravel, carpet), 4.0, casts=False)
     angle = rng.random() * np.pi
-    for turned, place in ((angle, 0.0), (angle + np.pi / 2 + rng.normal(0, 0.2), rng.uniform(-12, 12))):
+    roads = [(angle, 0.0), (angle + np.pi / 2 + rng.normal(0, 0.2), float(rng.uniform(-14, 14)))]
+    _land(stage, roads)
+    paving = stage.finish(stage.one_of(rough("asphalt", 0.15), gravel, carpet), 5.0, casts=False)
+    for turned, place in roads:
         spin = turn(turned)
-        stage.build.add("box", spin @ [0, place, 0.02], (70, rng.uniform(1.6, 3.0), 0.06), road, spin)
-        for x in rng.uniform(-25, 25, int(rng.integers(0, 5))):
+        stage.build.add("box", spin @ [0, place, 0.02], (110, rng.uniform(1.6, 3.0), 0.06), paving, spin)
+        for x in rng.uniform(-35, 35, int(rng.integers(0, 7))):
             car(props, spin @ [x, place + 1.0, 0.08], turned)
     walls = stage.finish(stage.one_of(bricks, plain("plaster", 0.07)), 2.0)
     wooded = rng.random() ** 1.2
-    places = rng.uniform(-26, 26, (int(20 + 150 * wooded), 2))
-    spare = np.abs(places @ turn(angle)[:2, :2])[:, 1] > 3.5
-    for i in range(int(rng.integers(2, 9))):
-        at = turn(angle) @ [rng.uniform(-22, 22), rng.choice([-1, 1]) * rng.uniform(7, 18), 0]
-        house(props, at, (rng.uniform(3, 5.5), rng.uniform(2.5, 4)), rng.uniform(2.6, 5), angle + i // 5 * 1.57, walls)
-        spare &= np.linalg.norm(places - at[:2], axis=1) > 6.5
+    places = rng.uniform(-42, 42, (int(40 + 300 * wooded), 2))
+    spare = np.all([_off_road(places, road) > 3.6 for road in roads], axis=0)
+    for i in range(int(rng.integers(2, 8))):
+        along, side = (i - 3) * 13 + rng.uniform(-1, 1), float(rng.choice([-1, 1]))
+        at = turn(angle) @ [along, side * rng.uniform(8, 12), 0]
+        if _off_road(at[None, :2], roads[1])[0] > 7:
+            house(props, at, (rng.uniform(3.5, 5.5), rng.uniform(2.8, 4)), rng.uniform(2.6, 5), angle, walls)
+            spare &= np.linalg.norm(places - at[:2], axis=1) > 7.0
+    kind = str(rng.choice(["leaf", "grass"]))
     for x, y in places[spare]:
-        r = rng.uniform(0.7, 2.2)
-        props.crown((x, y, r * 1.3), (r, r, 1.3 * r), int(70 * r + 30), 0.36)
-    light, panorama = outdoor(rng, (0, 0, 0), 34.0, 0.001)
-    return World(stage.build.placed(), stage.textures, light, panorama, np.zeros(3), rng.uniform(18, 30))
+        r = rng.uniform(0.8, 3.0)
+        props.crown((x, y, r * 1.2), (r, r, 1.5 * r), int(22 * r + 30), 0.2 + 0.16 * r, kind)
+    light, panorama = outdoor(rng, (0, 0, 0), 48.0, 0.001)
+    return World(stage.build.placed(), stage.textures, light, panorama, np.zeros(3), rng.uniform(26, 44))
+
+
+def _off_road(places: np.ndarray, road: tuple[float, float]) -> np.ndarray:
+    """Distance [N] of places [N, 2] from the middle of a road (direction, offset)."""
+    return np.abs((places @ turn(road[0])[:2, :2])[:, 1] - road[1])
+
+
+def _land(stage: Stage, roads: list[tuple[float, float]]) -> None:
+    """Gently rolling ground, level along the roads, with patches of other growth."""
+    extent, steps = 110.0, 72
+    painters = [foliage("grass", 40), foliage("grass", 28), rough("soil", 0.3), foliage("leaf", 50), gravel]
+    axis = np.linspace(-extent, extent, steps)
+    grid = np.stack(np.meshgrid(axis, axis), -1).reshape(-1, 2)
+    near = np.min([_off_road(grid, road) for road in roads], axis=0).reshape(steps, steps)
+    relief = noise(stage.rng, steps, 2.0) * stage.rng.uniform(0.2, 1.5) * np.clip(near / 12 - 0.5, 0, 1)
+    ground = stage.finish(stage.one_of(*painters[:3]), stage.rng.uniform(6, 10), 512, casts=False)
+    stage.build.add_mesh(meshes.height_field(relief, extent), ground)
+    for _ in range(int(stage.rng.integers(2, 6))):
+        patch = stage.finish(stage.one_of(*painters), stage.rng.uniform(4, 8), casts=False)
+        at = stage.rng.uniform(-30, 30, 2)
+        half = (stage.rng.uniform(4, 14), stage.rng.uniform(4, 14), 0.02)
+        stage.build.add(str(stage.rng.choice(["box", "cylinder"])), (*at, 0.0), half, patch, turn(roads[0][0]))

@@ -63,7 +63,7 @@ def _decorate(stage: Stage, props: Props, half: tuple[float, float], sides: tupl
 
 
 def _window(props: Props, at: np.ndarray, angle: float) -> None:
-    pane = props.stage.finish(plain("plaster", 0.02), 1.0, 64, glow=3.0, tint=(0.95, 0.98, 1.0), casts=False)
+    pane = props.stage.finish(plain("plaster", 0.02), 1.0, 64, glow=1.6, tint=(0.95, 0.98, 1.0), casts=False)
     props._shared["glass"], kept = pane, props.shared("glass")
     windows(props, at, turn(angle)[:, 0], -turn(angle)[:, 1], [0.0], [1.45], (0.5, 0.6))
     props._shared["glass"] = kept
@@ -139,7 +139,9 @@ def _clutter(stage: Stage, props: Props, top: float, reach: float, count: int, h
             props.pot_plant(at, rng.uniform(0.2, 0.4))
         else:
             sheet = Finish(props.shared("page").texture, (0.21, 0.3), (1, 1, 1), 0.1)
-            stage.build.add("box", at + [0, 0, 0.002], (0.105, 0.15, 0.002), sheet, turn(rng.random() * 6), offset=(0.5, 0.5))
+            stage.build.add(
+                "box", at + [0, 0, 0.002], (0.105, 0.15, 0.002), sheet, turn(rng.random() * 6), offset=(0.5, 0.5)
+            )
 
 
 def _hero(stage: Stage, props: Props, at: np.ndarray, size: float) -> None:
@@ -163,7 +165,9 @@ def _blocks(stage: Stage, at: np.ndarray, size: float) -> None:
         angle = rng.random(count) * 0.5 + np.arange(count) * 6.28 / count
         radius = 0.3 * size * (1 - level * 0.3)
         half = 0.11 * size
-        centers = np.column_stack([radius * np.cos(angle), radius * np.sin(angle), np.full(count, half * (2 * level + 1))])
+        centers = np.column_stack(
+            [radius * np.cos(angle), radius * np.sin(angle), np.full(count, half * (2 * level + 1))]
+        )
         rotation = np.stack([turn(a) for a in rng.random(count) * 6])
         family = str(rng.choice(["box", "box", "cylinder"]))
         stage.build.add(family, at + centers, half, finish, rotation, tint=pick(rng, "vivid", count) * 1.3)
@@ -186,7 +190,7 @@ def tabletop(rng: np.random.Generator) -> World:
         _chair(props, np.array([1.0 * np.cos(angle), 1.0 * np.sin(angle), 0]), angle - np.pi / 2)
     _sofa(props, np.array([0, half[1] - 0.6, 0]), 0.0)
     light, panorama = indoor(rng, (0, 0, top), 1.6)
-    return World(stage.build.placed(), stage.textures, light, panorama, np.array([0, 0, top + 0.4 * size]), 3.0 * size)
+    return World(stage.build.placed(), stage.textures, light, panorama, np.array([0, 0, top + 0.4 * size]), 3.0 * size, (0.15, 0.6))
 
 
 def floor_object(rng: np.random.Generator) -> World:
@@ -195,14 +199,16 @@ def floor_object(rng: np.random.Generator) -> World:
     props = Props(stage)
     half = (3.0, 3.0)
     _room(stage, props, half, 2.7)
-    rug = stage.finish(stage.one_of(carpet, carpet, fabric, wood, marble, tiles), rng.uniform(0.5, 0.9), 512, casts=False)
+    rug = stage.finish(
+        stage.one_of(carpet, carpet, fabric, wood, marble, tiles), rng.uniform(0.5, 0.9), 512, casts=False
+    )
     props.box((-2.4, -2.4, 0), (2.4, 2.4, 0.01), rug)
     _decorate(stage, props, half, (0, 2))
     size = rng.uniform(0.2, 0.35)
     _hero(stage, props, np.array([0, 0, 0.01]), size)
     _clutter(stage, props, 0.01, 0.6, int(rng.integers(0, 5)), 0.8 * size)
     light, panorama = indoor(rng, (0, 0, 0), 1.2)
-    return World(stage.build.placed(), stage.textures, light, panorama, np.array([0, 0, 0.3 * size]), 2.8 * size)
+    return World(stage.build.placed(), stage.textures, light, panorama, np.array([0, 0, 0.3 * size]), 2.8 * size, (0.3, 0.8))
 
 
 def wall(rng: np.random.Generator) -> World:

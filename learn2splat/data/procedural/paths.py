@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from learn2splat.data.procedural.raycast import Eye
+from learn2splat.data.procedural.world import World
 
 Array = NDArray[np.float64]
 Rng = np.random.Generator
@@ -24,14 +25,15 @@ def look_at(center: Array, target: Array, roll: float = 0.0, up: tuple[float, fl
     return np.stack([c * right + s * down, c * down - s * right, forward], 1)
 
 
-def ring(rng: Rng, views: int, focus: Array, reach: float) -> list[tuple[Array, Array]]:
+def ring(rng: Rng, views: int, world: World) -> list[tuple[Array, Array]]:
     """Around the focus, on a full circle or an arc, rising and sinking."""
+    focus, reach = world.focus, world.reach
     arc = 2 * np.pi if rng.random() < 0.7 else rng.uniform(2.2, 4.5)
     closed = arc > 6
     angle = rng.random() * 6.28 + np.arange(views) * arc / (views if closed else max(views - 1, 1))
     angle += rng.normal(0, 0.04, views)
-    low, swing = rng.uniform(0.3, 0.6), rng.uniform(0.05, 0.25)
-    elevation = np.clip(low + swing * np.sin(angle * rng.integers(1, 4) + rng.random() * 6), 0.12, 1.1)
+    low, swing = rng.uniform(*world.elevation), rng.uniform(0.03, 0.2)
+    elevation = np.clip(low + swing * np.sin(angle * rng.integers(1, 4) + rng.random() * 6), 0.06, 1.1)
     distance = reach * (1 + 0.08 * np.sin(2 * angle + rng.random() * 6) + rng.normal(0, 0.03, views))
     centers = focus + distance[:, None] * np.stack(
         [np.cos(elevation) * np.cos(angle), np.cos(elevation) * np.sin(angle), np.sin(elevation)], -1
@@ -40,8 +42,9 @@ def ring(rng: Rng, views: int, focus: Array, reach: float) -> list[tuple[Array, 
     return [(c, look_at(c, t, r)) for c, t, r in zip(centers, targets, rng.normal(0, 0.03, views), strict=True)]
 
 
-def forward(rng: Rng, views: int, focus: Array, reach: float) -> list[tuple[Array, Array]]:
+def forward(rng: Rng, views: int, world: World) -> list[tuple[Array, Array]]:
     """Side by side in front of the focus (towards -y), all facing it."""
+    focus, reach = world.focus, world.reach
     x = np.linspace(-1, 1, views) * rng.uniform(0.3, 0.5) if views > 1 else np.zeros(1)
     z = 0.06 * np.sin(np.arange(views) * 2.1 + rng.random() * 6) + rng.normal(0, 0.02, views)
     y = -1 + rng.normal(0, 0.06, views) + 0.2 * x**2
@@ -51,8 +54,9 @@ def forward(rng: Rng, views: int, focus: Array, reach: float) -> list[tuple[Arra
     return [(c, look_at(c, t, r)) for c, t, r in zip(centers, targets, rng.normal(0, 0.015, views), strict=True)]
 
 
-def walk(rng: Rng, views: int, focus: Array, reach: float) -> list[tuple[Array, Array]]:
+def walk(rng: Rng, views: int, world: World) -> list[tuple[Array, Array]]:
     """Forward along +y through the focus, swaying and looking from side to side."""
+    focus, reach = world.focus, world.reach
     s = np.linspace(0, 1, views)
     phase = rng.random(2) * 6.28
     x = 0.08 * reach * np.sin(4 * s + phase[0])
@@ -65,8 +69,9 @@ def walk(rng: Rng, views: int, focus: Array, reach: float) -> list[tuple[Array, 
     return [(c, look_at(c, t, r)) for c, t, r in zip(centers, targets, rng.normal(0, 0.02, views), strict=True)]
 
 
-def nadir(rng: Rng, views: int, focus: Array, reach: float) -> list[tuple[Array, Array]]:
+def nadir(rng: Rng, views: int, world: World) -> list[tuple[Array, Array]]:
     """Flight lines at height ``reach`` above the focus, looking down, with the overlap of a survey."""
+    focus, reach = world.focus, world.reach
     lines = max(1, round(np.sqrt(views * 0.6)))
     per_line = int(np.ceil(views / lines))
     index = np.arange(views)
@@ -83,7 +88,7 @@ def nadir(rng: Rng, views: int, focus: Array, reach: float) -> list[tuple[Array,
     return [(a, look_at(a, b, up=up)) for a, b in zip(centers, targets, strict=True)]
 
 
-PATHS: dict[str, Callable[[Rng, int, Array, float], list[tuple[Array, Array]]]] = {
+PATHS: dict[str, Callable[[Rng, int, World], list[tuple[Array, Array]]]] = {
     "ring": ring,
     "forward": forward,
     "walk": walk,
@@ -91,16 +96,16 @@ PATHS: dict[str, Callable[[Rng, int, Array, float], list[tuple[Array, Array]]]] 
 }
 
 
-def eyes(path: str, rng: Rng, views: int, size: tuple[int, int], focus: Array, reach: float) -> list[Eye]:
+def eyes(path: str, rng: Rng, views: int, size: tuple[int, int], world: World) -> list[Eye]:
     """The views of one path, all with one set of intrinsics.
 
     Args:
         path: a key of ``PATHS``.
         rng: draws the path and the focal length.
         views: how many; size: (width, height) in pixels.
-        focus: [3] what is looked at; reach: distance scale.
+        world: whose focus is looked at.
     """
     width, height = size
     focal = rng.uniform(0.75, 1.05) * max(width, height)
     cx, cy = width / 2 + rng.normal(0, 0.004 * width), height / 2 + rng.normal(0, 0.004 * height)
-    return [Eye(c, r, focal, focal, cx, cy, width, height) for c, r in PATHS[path](rng, views, focus, reach)]
+    return [Eye(c, r, focal, focal, cx, cy, width, height) for c, r in PATHS[path](rng, views, world)]

@@ -20,7 +20,8 @@ Array = NDArray[np.float64]
 OUTLIERS = 0.03
 """Share of points that are wrong matches."""
 
-_REPEAT = 0.6
+_REPEAT = (0.1, 0.7)
+_TURN = 0.6
 _DEPTH_TOLERANCE = 0.02
 _LARGEST_DEPTH_ERROR = 0.05
 
@@ -105,9 +106,11 @@ def _tracks_of(
     rays = np.stack([eye.center for eye in eyes])[:, None] - points
     rays /= np.linalg.norm(rays, axis=-1, keepdims=True)
     first = rays[source, np.arange(len(points))]
-    alike = (rays * first).sum(-1) > np.cos(0.9)
+    angle = np.arccos(np.clip((rays * first).sum(-1), -1, 1))
+    # Few corners are found again everywhere: each has its own chance, and none survives a large turn.
+    chance = rng.uniform(*_REPEAT, len(points)) * np.exp(-((angle / _TURN) ** 2))
     seen = np.stack([_visible(eye, d, points) for eye, d in zip(eyes, depth.numpy(), strict=True)])
-    matched = seen & alike & (rng.random(seen.shape) < _REPEAT)
+    matched = seen & (rng.random(seen.shape) < chance)
     matched[source, np.arange(len(points))] = True
     return matched
 

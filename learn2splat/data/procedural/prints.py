@@ -77,7 +77,10 @@ def picture(rng: Rng, n: int) -> NDArray[np.float32]:
 def wallpaper(rng: Rng, n: int) -> NDArray[np.float32]:
     """Flowers and leaves strewn over a pale ground."""
     image = np.broadcast_to(pick(rng, "plaster", spread=0.06), (n, n, 3)).astype(np.float32).copy()
-    flower, leaf = pick(rng, str(rng.choice(["vivid", "clay", "fabric"]))), pick(rng, str(rng.choice(["leaf", "stone"])))
+    flower, leaf = (
+        pick(rng, str(rng.choice(["vivid", "clay", "fabric"]))),
+        pick(rng, str(rng.choice(["leaf", "stone"]))),
+    )
     for _ in range(int(rng.integers(10, 26))):
         center, radius = rng.random(2) * n, n * rng.uniform(0.03, 0.09)
         bloom = rng.random() < 0.5

@@ -55,7 +55,7 @@ class Props:
             "stone": (rough("stone", 0.25), 0.8, 0.1),
             "marble": (marble, 0.7, 0.6),
             "roof": (roof, 2.5, 0.1),
-            "neutral": (plain("plaster", 0.1, 0.1), 1.0, 0.3),
+            "neutral": (plain("plaster", 0.05, 0.01), 1.0, 0.3),
         }
         if name not in self._shared:
             painter, tile, gloss = painters[name]
@@ -94,7 +94,7 @@ class Props:
         x, y, z = at
         angle = self.rng.random() * 6
         for _ in range(count):
-            half = np.array([self.rng.uniform(0.07, 0.12), self.rng.uniform(0.1, 0.16), self.rng.uniform(0.008, 0.025)])
+            half = np.array([self.rng.uniform(0.06, 0.09), self.rng.uniform(0.09, 0.13), self.rng.uniform(0.006, 0.02)])
             z += half[2]
             tint = 0.4 + pick(self.rng, "vivid") * 1.6
             self.fitted((x, y, z), half, angle + self.rng.normal(0, 0.2), self.shared("cover"), tint)
@@ -144,13 +144,11 @@ class Props:
             lift = np.array([0.06 * length * (i % 2), 0.12 * length * i, length * (0.11 + 0.06 * (i % 2))])
             self.build.add_mesh(mesh, self.shared("skin"), np.asarray(at) + lift, rotation)
 
-    def leaves(
-        self, centers: Array, size: float, kind: str = "leaf", facing: float = 0.0, shape: str = "leaf"
-    ) -> None:
+    def leaves(self, centers: Array, size: float, kind: str = "leaf", facing: float = 0.0, shape: str = "leaf") -> None:
         """One small leaf at each of ``centers`` [N, 3]; ``facing`` > 0 turns them towards the sky."""
         count = len(centers)
         species = pick(self.rng, kind)
-        tint = species**0.7 * pick(self.rng, kind, count, 0.25) ** 0.3 * 1.5
+        tint = species**0.8 * pick(self.rng, kind, count, 0.3) ** 0.2 * 1.6
         axes = size * self.rng.uniform(0.6, 1.3, (count, 1)) * np.array([0.45, 1.0, 1.0])
         rotation = random_rotations(self.rng, count)
         if facing:
@@ -215,7 +213,9 @@ class Props:
     def sculpture(self, at: ArrayLike, size: float) -> None:
         """A hero object about ``size`` high, of stone, wood, clay or metal."""
         rng = self.rng
-        painter = self.stage.one_of(dark_wood, marble, rough("stone", 0.3), rough("bark", 0.4), plain("clay", 0.1), skin, wood)
+        painter = self.stage.one_of(
+            dark_wood, marble, rough("stone", 0.3), rough("bark", 0.4), plain("clay", 0.1), skin, wood
+        )
         finish = self.stage.finish(painter, size * rng.uniform(0.5, 1.2), gloss=float(rng.choice([0.05, 0.3, 0.6])))
         at = np.asarray(at, float)
         kind = int(rng.integers(4))

@@ -218,4 +218,3 @@ def depth_map(placed: Sequence[Placed], eye: Eye) -> Tensor:
     counts = [len(part) for part in placed]
     keys = [cast(views, counts, eye, band) for band in Band.of(eye, (0.5, 0.5))]
     return decode(torch.cat(keys))[0].view(eye.height, eye.width)
-

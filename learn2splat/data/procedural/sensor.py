@@ -16,7 +16,7 @@ def _auto_exposure(pictures: Sequence[Picture]) -> float:
     bright = torch.cat([picture.radiance[::3, ::3].mean(-1).flatten() for picture in pictures]).clamp_min(1e-4)
     middle = float(torch.exp(torch.log(bright).mean()))
     high = float(torch.quantile(bright[:: max(1, len(bright) // 100_000)], 0.97))
-    return min(0.2 / middle, 1.3 / high)
+    return min(0.22 / middle, 1.6 / high)
 
 
 def _tone(linear: Tensor) -> Tensor:
@@ -40,7 +40,7 @@ def develop(
     gain = _auto_exposure(pictures) * np.exp(rng.normal(0, 0.15))
     balance = torch.from_numpy(np.exp(rng.normal(0, 0.04, 3))).float()
     vignette = vignette * rng.uniform(0.3, 1.0)
-    contrast = rng.uniform(0.95, 1.2)
+    contrast = rng.uniform(1.0, 1.3)
     photos = []
     for picture in pictures:
         height, width = picture.alpha.shape

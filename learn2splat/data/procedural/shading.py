@@ -49,11 +49,15 @@ class ShadowMap:
         x, y, z = self._project(lifted)
         grid = torch.stack([x, y], -1)
         angle = torch.tensor(2.4 * phase)
-        turned = _TAPS @ torch.stack([torch.stack([angle.cos(), angle.sin()]), torch.stack([-angle.sin(), angle.cos()])])
+        turned = _TAPS @ torch.stack(
+            [torch.stack([angle.cos(), angle.sin()]), torch.stack([-angle.sin(), angle.cos()])]
+        )
         total = torch.zeros_like(z)
         limit = z - self.texel
         for tap in turned * blur:
-            near = F.grid_sample(self.map, (grid + tap)[None, None], mode="nearest", padding_mode="border", align_corners=False)
+            near = F.grid_sample(
+                self.map, (grid + tap)[None, None], mode="nearest", padding_mode="border", align_corners=False
+            )
             total += (near[0, 0, 0] >= limit).float()
         return total * 0.25
 

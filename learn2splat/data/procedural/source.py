@@ -85,12 +85,10 @@ def make_scene(spec: ProceduralSpec, *, workers: int = 2) -> ProceduralScene:
     path, theme = _choose(spec)
     stream = {name: np.random.default_rng([spec.seed, name]) for name in (_WORLD, _PATH, _SENSOR, _POINTS)}
     world = _WORLDS[theme](stream[_WORLD])
-    views = eyes(path, stream[_PATH], spec.views, spec.size, world.focus, world.reach)
+    views = eyes(path, stream[_PATH], spec.views, spec.size, world)
     shadow_side = int(np.clip(4 * max(spec.size), 256, 2048))
     pictures = Camera(world, shadow_side).shoot_all(views, workers)
-    photos = develop(
-        pictures, stream[_SENSOR], exposure=spec.exposure, vignette=spec.vignette, noise=spec.noise
-    )
+    photos = develop(pictures, stream[_SENSOR], exposure=spec.exposure, vignette=spec.vignette, noise=spec.noise)
     depth = torch.stack([picture.depth for picture in pictures])
     count = usual_count(stream[_POINTS], spec.views, *spec.size) if spec.points is None else spec.points
     sparse = find_points(views, photos, depth, count, stream[_POINTS])

@@ -108,7 +108,9 @@ class ProceduralSpec:
         return PREFIX + ",".join(items)
 
 
-_KINDS = {f.name: ("float" if "float" in f.type else "int" if "int" in f.type else "str") for f in fields(ProceduralSpec)}
+_KINDS = {
+    f.name: ("float" if "float" in f.type else "int" if "int" in f.type else "str") for f in fields(ProceduralSpec)
+}
 
 
 def _value(key: str, text: str) -> int | float | str | None:

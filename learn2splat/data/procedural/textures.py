@@ -56,21 +56,19 @@ def mix(a: ArrayLike, b: ArrayLike, weight: Array) -> Array:
 
 def cells(rng: Rng, n: int, count: int) -> tuple[Array, NDArray[np.int64]]:
     """Tileable Voronoi cells: distance to the nearest seed in cell sizes [n, n], and its index."""
-    seeds = (np.stack(np.meshgrid(np.arange(count), np.arange(count)), -1) + rng.random((count, count, 2))) / count
-    y, x = np.mgrid[0:n, 0:n] / n
-    best = np.full((n, n), np.inf)
-    index = np.zeros((n, n), np.int64)
-    row, column = (y * count).astype(int), (x * count).astype(int)
-    for dy in (-1, 0, 1):
-        for dx in (-1, 0, 1):
-            r, c = row + dy, column + dx
-            seed = seeds[r % count, c % count]
-            sx, sy = seed[..., 0] + (c - c % count) / count, seed[..., 1] + (r - r % count) / count
-            distance = (x - sx) ** 2 + (y - sy) ** 2
-            closer = distance < best
-            best = np.where(closer, distance, best)
-            index = np.where(closer, (r % count) * count + c % count, index)
-    return np.sqrt(best) * count, index
+    corner = np.stack(np.meshgrid(np.arange(count), np.arange(count)), -1).reshape(-1, 2)
+    x, y = ((corner + rng.random((count * count, 2))) * n / count).astype(int).T % n
+    seeds = np.full((n, n), -1)
+    seeds[y, x] = np.arange(count * count)
+    margin = min(n, 2 * n // count + 2)
+    padded = np.pad(seeds, margin, mode="wrap")
+    labels_of = padded[padded >= 0]
+    distance, labels = cv2.distanceTransformWithLabels(
+        (padded < 0).astype(np.uint8), cv2.DIST_L2, 5, labelType=cv2.DIST_LABEL_PIXEL
+    )
+    inner = slice(margin, margin + n)
+    index = labels_of[labels[inner, inner] - 1]
+    return distance[inner, inner] * (count / n), index
 
 
 def _soften(field: Array, sigma: float) -> Array:
@@ -188,7 +186,11 @@ def fabric(rng: Rng, n: int) -> NDArray[np.float32]:
     for axis in (x, y)[: int(rng.integers(1, 3))]:
         for _ in range(int(rng.integers(1, 4))):
             period, width, phase = int(rng.integers(1, 6)), rng.uniform(0.05, 0.3), rng.random()
-            rgb = mix(rgb, pick(rng, str(rng.choice(["fabric", "plaster", "vivid"]))), ((axis * period + phase) % 1 < width) * 0.7)
+            rgb = mix(
+                rgb,
+                pick(rng, str(rng.choice(["fabric", "plaster", "vivid"]))),
+                ((axis * period + phase) % 1 < width) * 0.7,
+            )
     weave = np.sin(x * n * np.pi / 2) * np.sin(y * n * np.pi / 2)
     return assemble(rgb * np.exp(0.1 * weave + 0.1 * noise(rng, n, 0.4))[..., None], weave + noise(rng, n, 0.8), 0.15)
 
@@ -235,7 +237,9 @@ def skin(rng: Rng, n: int) -> NDArray[np.float32]:
     loops, index = cells(rng, n, 26)
     spots = (rng.random(index.max() + 1) < 0.3)[index] & (loops < rng.uniform(0.15, 0.35))
     rgb = shaded(pick(rng, "fruit"), noise(rng, n, 1.5), 0.12)
-    rgb = mix(rgb, rgb * 0.35, np.clip(_soften(spots.astype(float), 0.8) + np.clip(noise(rng, n, 1.4) - 2.2, 0, 1), 0, 1))
+    rgb = mix(
+        rgb, rgb * 0.35, np.clip(_soften(spots.astype(float), 0.8) + np.clip(noise(rng, n, 1.4) - 2.2, 0, 1), 0, 1)
+    )
     return assemble(rgb, noise(rng, n, 1.0), 0.05)
 
 

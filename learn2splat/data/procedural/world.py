@@ -48,6 +48,7 @@ class World:
         light: illumination.
         panorama: [rows, 4 * rows / 2, 3] linear RGB of the far surroundings, equirectangular, zenith first.
         focus: [3] what a photographer would aim at; reach: distance scale of the camera path.
+        elevation: usual angles in radians from which a ring of cameras looks down on the focus.
     """
 
     placed: Sequence[Placed]
@@ -56,6 +57,7 @@ class World:
     panorama: NDArray[np.float32]
     focus: Array
     reach: float
+    elevation: tuple[float, float] = (0.25, 0.6)
 
 
 @dataclass

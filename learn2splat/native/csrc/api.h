@@ -65,7 +65,7 @@ struct L2sGradients {
 struct L2sStatistics {
     int64_t tile_entries;                                    // (Gaussian, tile) pairs
     int64_t forward_lanes, backward_lanes;                   // pixel evaluations of the two raster loops
-    double forward_raster_seconds, backward_raster_seconds;  // wall time of the two raster phases
+    double forward_raster_seconds, backward_raster_seconds;  // CPU time of all threads in them
 };
 
 struct L2sRendering;  // what the backward pass needs of a forward pass
@@ -93,4 +93,23 @@ L2S_PUBLIC int32_t l2s_photometric(const float* image, const float* target, int3
 
 // Fused multiply-adds per second that one core reaches when it does nothing else, counted as 2 flop per lane.
 L2S_PUBLIC double l2s_peak_flops();
+// One parameter of a scene and its moments; arrays are [rows, width], outputs may not overlap inputs.
+struct L2sAdamGroup {
+    const float *grad, *m, *v;
+    float *m_out, *v_out, *update;
+    const float* row_rates;     // [rows], optional: 1
+    const float* column_rates;  // [width]
+    int64_t rows;
+    int32_t width;              // at most 64
+};
+
+// update = -rate * (m * correction1 + damping * grad) / (sqrt(v) * correction2 + eps), with the new m and v.
+struct L2sAdamConstants {
+    float beta1, beta2, eps, damping;
+    float correction1, correction2;  // 1 / (1 - beta1^t), 1 / sqrt(1 - beta2^t)
+};
+
+L2S_PUBLIC void l2s_adam(
+    const L2sAdamGroup* groups, int32_t count, const L2sAdamConstants* constants, int32_t threads);
+
 }

@@ -1,7 +1,5 @@
 // Third pass: blend each tile front to back. Blocks are the outer loop, so that the state of a block's pixels stays
 // in registers while the Gaussians that reach it stream by.
-#include <chrono>
-
 #include "raster.h"
 
 namespace l2s {
@@ -130,7 +128,7 @@ void blend_tile(L2sRendering& r, Workspace& w, const Tile& tile, const L2sImages
     for (; start < end && live; start += kBatch) {
         int n = (int)(end - start < kBatch ? end - start : kBatch);
         for (int i = 0; i < n; ++i) {
-            if (start + i + 8 < end) __builtin_prefetch(splats + entries[start + i + 8]);
+            if (start + i + 16 < end) __builtin_prefetch(splats + entries[start + i + 16]);
             const Splat& s = splats[entries[start + i]];
             w.splats[i] = TileSplat(s, tile);
             w.masks[i] = blocks_reached(s, tile, w.grid) & live;
@@ -152,13 +150,14 @@ void blend_tile(L2sRendering& r, Workspace& w, const Tile& tile, const L2sImages
 }  // namespace
 
 void blend(L2sRendering& r, const L2sImages& out, int threads) {
-    auto begin = std::chrono::steady_clock::now();
     int64_t tiles = (int64_t)r.views * r.tiles(), evaluations = 0;
+    double seconds = 0;
     r.masks.resize(r.entries.size());
     r.transmittance.resize(tiles * kTilePixels);
     r.last.resize(tiles * kTilePixels);
-#pragma omp parallel num_threads(threads) if (threads > 1) reduction(+ : evaluations)
+#pragma omp parallel num_threads(threads) if (threads > 1) reduction(+ : evaluations, seconds)
     {
+        double begin = thread_seconds();
         FlushDenormals flush;
         Workspace workspace;
         workspace.evaluations = 0;
@@ -169,10 +168,10 @@ void blend(L2sRendering& r, const L2sImages& out, int threads) {
             else blend_tile<false>(r, workspace, tile, out);
         }
         evaluations += workspace.evaluations;
+        seconds += thread_seconds() - begin;
     }
     r.statistics.forward_lanes = evaluations * W;
-    r.statistics.forward_raster_seconds =
-        std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
+    r.statistics.forward_raster_seconds = seconds;
 }
 
 }  // namespace l2s

@@ -4,8 +4,6 @@
 // With q = colour (and depth) dotted with the pixel's cotangent, and B the same dot product of all that lies behind,
 // per unit of transmittance: d/d alpha = T (q - B), and then B <- B + alpha (q - B). B starts at what a pixel shows
 // where nothing is drawn. So nothing is ever subtracted that was added before.
-#include <chrono>
-
 #include "raster.h"
 
 namespace l2s {
@@ -107,13 +105,14 @@ void pull_back_tile(L2sRendering& r, Workspace& w, const Tile& tile, const L2sCo
 }  // namespace
 
 void pull_back_tiles(L2sRendering& r, const L2sCotangents& cotangents, int threads) {
-    auto begin = std::chrono::steady_clock::now();
     int64_t tiles = (int64_t)r.views * r.tiles(), evaluations = 0;
+    double seconds = 0;
     r.rows.resize(r.entries.size());
     r.touched.resize(r.entries.size());
     if (r.touched.size()) std::memset(r.touched.data(), 0, r.touched.size());
-#pragma omp parallel num_threads(threads) if (threads > 1) reduction(+ : evaluations)
+#pragma omp parallel num_threads(threads) if (threads > 1) reduction(+ : evaluations, seconds)
     {
+        double begin = thread_seconds();
         FlushDenormals flush;
         Workspace workspace;
         workspace.evaluations = 0;
@@ -124,10 +123,10 @@ void pull_back_tiles(L2sRendering& r, const L2sCotangents& cotangents, int threa
             else pull_back_tile<false>(r, workspace, tile, cotangents);
         }
         evaluations += workspace.evaluations;
+        seconds += thread_seconds() - begin;
     }
     r.statistics.backward_lanes = evaluations * W;
-    r.statistics.backward_raster_seconds =
-        std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
+    r.statistics.backward_raster_seconds = seconds;
 }
 
 }  // namespace l2s

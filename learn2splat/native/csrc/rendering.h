@@ -7,6 +7,8 @@
 //   pull_back_parameters  ->  gradients by the raw parameters
 #pragma once
 
+#include <ctime>
+
 #include "api.h"
 #include "memory.h"
 #include "simd.h"
@@ -98,6 +100,13 @@ struct L2sRendering {
 };
 
 namespace l2s {
+
+// CPU time of the calling thread.
+inline double thread_seconds() {
+    timespec t;
+    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t);
+    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
 
 void project(L2sRendering& r, const L2sScene& scene, int32_t* radii, int threads);
 void bin(L2sRendering& r, int threads);

@@ -163,8 +163,8 @@ L2S_INLINE vf exp2_fraction(vf f) {
 // 2^x for x <= 127; below -126 it goes to zero.
 L2S_INLINE vf exp2(vf x) {
 #if defined(__AVX512F__)
-    vf f = _mm512_reduce_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
-    return _mm512_scalef_ps(exp2_fraction(f), x - f);
+    vf whole = _mm512_roundscale_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+    return _mm512_scalef_ps(exp2_fraction(x - whole), whole);
 #else
     x = max(x, splat(-126.0f));
     vf shifted = x + kRoundingShift;
