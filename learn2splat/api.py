@@ -111,7 +111,8 @@ def resume_config(folder: RunFolder, config: DictConfig, given: set[str]) -> Dic
     """
     saved = folder.read_config()
     now, then = (OmegaConf.to_container(node, resolve=True) for node in (config, saved))
-    assert isinstance(now, dict) and isinstance(then, dict)
+    assert isinstance(now, dict)
+    assert isinstance(then, dict)
     for key in sorted(given):
         if key in RESUMABLE_CHANGES:
             saved[key] = config[key]

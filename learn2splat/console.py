@@ -71,7 +71,8 @@ class ConsoleListener(Listener):
     def on_metrics(self, row: Mapping[str, Any]) -> None:
         self.progress.update(self.task, psnr=row["psnr"])
         self.progress.console.print(
-            f"step {row['step']:>6}  {row['psnr']:6.2f} dB  SSIM {row['ssim']:.4f}  {row['seconds']:8.2f} s  ({row['split']})"
+            f"step {row['step']:>6}  {row['psnr']:6.2f} dB  SSIM {row['ssim']:.4f}"
+            f"  {row['seconds']:8.2f} s  ({row['split']})"
         )
 
     def on_end(self, result: Result) -> None:

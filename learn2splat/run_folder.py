@@ -110,11 +110,12 @@ class RunFolder:
         tensors["generator"] = sampler_state.pop("generator")
         checkpoint.save(self.checkpoint, CHECKPOINT_KIND, tensors, {"rollout": numbers, "sampler": sampler_state})
 
-    def load_checkpoint(self, sampler: ViewSampler) -> RolloutState:
-        """Restore ``sampler`` and return the state of the run."""
+    def load_checkpoint(self, sampler: ViewSampler, device: torch.device | str = "cpu") -> RolloutState:
+        """Restore ``sampler`` and return the state of the run on ``device``."""
         tensors, config = checkpoint.load(self.checkpoint, CHECKPOINT_KIND)
         try:
             sampler.load_state_dict({**config["sampler"], "generator": tensors.pop("generator")})
+            tensors = {name: tensor.to(device) for name, tensor in tensors.items()}
             return checkpoint.unpack_rollout(tensors, config["rollout"])
         except KeyError as error:
             raise checkpoint.BadCheckpointError(f"{self.checkpoint}: the entry {error} is missing") from error

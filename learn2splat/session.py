@@ -15,9 +15,9 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 from learn2splat.config import BadConfigError, build
-from learn2splat.data.base import BadSceneError, SceneData
+from learn2splat.data.base import SceneData
 from learn2splat.data.sources import load_scene
-from learn2splat.data.views import sparse_views
+from learn2splat.data.views import choose_views
 from learn2splat.eval.metrics import ViewMetrics, evaluate
 from learn2splat.eval.report import write_report
 from learn2splat.optim.base import SceneOptimizer
@@ -25,8 +25,8 @@ from learn2splat.render.base import BackendMissingError
 from learn2splat.rollout import Outcome, Rollout, RolloutState, StepRecord
 from learn2splat.run_folder import RunFolder, machine
 from learn2splat.scene.gaussians import GaussianScene
-from learn2splat.scene.initialise import from_points, random_points
-from learn2splat.scene.ply import read_ply, write_ply
+from learn2splat.scene.initialise import initial_scene
+from learn2splat.scene.ply import write_ply
 from learn2splat.scene_loss import SceneLoss
 
 
@@ -90,7 +90,7 @@ class Session:
         if data is None:
             data = load_scene(config.scene, max_size=config.max_size, test_every=config.test_every)
         self.data = data
-        self.train, self.test = self._views(data)
+        self.train, self.test = choose_views(data, str(config.views), config.seed)
         device = _device(config.device)
         renderer = build(config.renderer)
         if device.type not in renderer.capabilities.devices:
@@ -106,9 +106,18 @@ class Session:
         )
         if resume:
             assert folder is not None
-            state = folder.load_checkpoint(sampler)
+            state = folder.load_checkpoint(sampler, device)
         else:
-            state = RolloutState.start(self._initial_scene().to(device), optimizer, config.average)
+            scene = initial_scene(
+                data,
+                self.train,
+                str(config.init),
+                sh_degree=config.sh_degree,
+                random_count=config.init_gaussians,
+                max_gaussians=config.max_gaussians,
+                seed=config.seed,
+            )
+            state = RolloutState.start(scene.to(device), optimizer, config.average)
         horizon = None if config.time_budget is not None else config.steps
         self.rollout = Rollout(self.scene_loss, self.train, optimizer, sampler, state, horizon)
         self.metrics = folder.read_metrics(state.step) if folder is not None and resume else []
@@ -141,38 +150,6 @@ class Session:
         result = Result(outcome.scene, outcome, self.records, self.metrics, folder)
         listener.on_end(result)
         return result
-
-    def _views(self, data: SceneData) -> tuple[list[int], list[int]]:
-        views = str(self.config.views)
-        if views == "dense":
-            return list(data.train), list(data.test)
-        kind, _, count = views.partition(":")
-        if kind != "sparse" or not count.isdigit():
-            raise BadConfigError(f"views={views!r}: give 'dense' or 'sparse:K' with K context views, e.g. sparse:3")
-        try:
-            return sparse_views(data, int(count), torch.Generator().manual_seed(self.config.seed))
-        except ValueError as error:
-            raise BadConfigError(str(error)) from error
-
-    def _initial_scene(self) -> GaussianScene:
-        config, data = self.config, self.data
-        generator = torch.Generator().manual_seed(config.seed)
-        kind, _, file = str(config.init).partition(":")
-        if kind == "ply" and file:
-            scene = read_ply(Path(file)).with_sh_degree(config.sh_degree)
-        elif kind == "sfm" or (kind == "auto" and data.points is not None and len(data.points) > 0):
-            if data.points is None or len(data.points) == 0:
-                raise BadSceneError(f"{config.scene}: it has no sparse points; use --init random")
-            scene = from_points(data.points, config.sh_degree)
-        elif kind in ("auto", "random"):
-            cameras = data.cameras.take(self.train)
-            scene = from_points(random_points(cameras, config.init_gaussians, generator), config.sh_degree)
-        else:
-            raise BadConfigError(f"init={config.init!r}: give auto, sfm, random or ply:FILE")
-        if config.max_gaussians is not None and len(scene) > config.max_gaussians:
-            keep = torch.randperm(len(scene), generator=generator)[: config.max_gaussians]
-            scene = scene.take(keep.sort().values)
-        return scene
 
     def _evaluate(self, listener: Listener) -> list[ViewMetrics]:
         state, split = self.rollout.state, "test" if self.test else "train"

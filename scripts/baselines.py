@@ -63,7 +63,9 @@ def main() -> None:
                 rows += found
                 with arguments.rows.open("a") as file:
                     file.writelines(json.dumps(row) + "\n" for row in found)
-                print(name, views, optimizer, f"{found[-1]['psnr']:.2f} dB", f"{found[-1]['seconds']:.0f} s", flush=True)
+                print(
+                    name, views, optimizer, f"{found[-1]['psnr']:.2f} dB", f"{found[-1]['seconds']:.0f} s", flush=True
+                )
     print(table(rows))
 
 

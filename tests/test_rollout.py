@@ -199,6 +199,6 @@ def test_damaged_checkpoints_are_refused_by_name(tmp_path: Path) -> None:
     tensors.unlink()
     with pytest.raises(checkpoint.BadCheckpointError, match="not a readable checkpoint"):
         folder.load_checkpoint(run.sampler)
+    folder.save_checkpoint(run.state, run.sampler)
     with pytest.raises(checkpoint.BadCheckpointError, match="checkpoint of 'run', expected 'other'"):
-        folder.save_checkpoint(run.state, run.sampler)
         checkpoint.load(folder.checkpoint, "other")

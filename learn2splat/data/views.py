@@ -11,6 +11,7 @@ from torch import Tensor
 
 from learn2splat.cameras import Cameras
 from learn2splat.data.base import SceneData
+from learn2splat.errors import UserError
 
 
 def train_test_split(count: int, test_every: int) -> tuple[list[int], list[int]]:
@@ -74,6 +75,23 @@ def sparse_views(scene: SceneData, k: int, generator: torch.Generator) -> tuple[
     start = int(torch.randint(available, (), generator=generator))
     context = sorted(scene.train[i] for i in farthest_point_order(features, k, start))
     return context, list(scene.test)
+
+
+def choose_views(scene: SceneData, kind: str, seed: int) -> tuple[list[int], list[int]]:
+    """(views to optimise on, held-out views) for ``kind`` "dense" or "sparse:K".
+
+    Raises:
+        UserError: ``kind`` is neither, or K is out of range.
+    """
+    if kind == "dense":
+        return list(scene.train), list(scene.test)
+    name, _, count = kind.partition(":")
+    if name != "sparse" or not count.isdigit():
+        raise UserError(f"views={kind!r}: give 'dense', or 'sparse:K' with K context views, e.g. sparse:3")
+    try:
+        return sparse_views(scene, int(count), torch.Generator().manual_seed(seed))
+    except ValueError as error:
+        raise UserError(str(error)) from error
 
 
 class ViewSampler(ABC):

@@ -52,7 +52,7 @@ def adam_step(parameters: Sequence[AdamParameter], constants: AdamConstants) -> 
     results, alive = [], []  # what ctypes points to must stay alive until the call returns
     for group, parameter in zip(groups, parameters, strict=True):
         inputs = [tensor.contiguous() for tensor in (parameter.grad, parameter.m, parameter.v)]
-        outputs = tuple(torch.empty_like(inputs[0]) for _ in range(3))
+        outputs = (torch.empty_like(inputs[0]), torch.empty_like(inputs[0]), torch.empty_like(inputs[0]))
         rows = inputs[0].shape[0]
         width = inputs[0][0].numel() if rows else 1
         row_rates, column_rates = _rates(parameter.rate, inputs[0], width)

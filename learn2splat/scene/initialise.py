@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -10,11 +12,56 @@ from scipy.spatial import cKDTree
 from torch import Tensor
 
 from learn2splat.cameras import Cameras
-from learn2splat.data.base import PointCloud
+from learn2splat.data.base import PointCloud, SceneData
+from learn2splat.errors import UserError
 from learn2splat.scene.gaussians import GaussianScene, rgb_to_sh0
+from learn2splat.scene.ply import read_ply
 
 INITIAL_OPACITY = 0.1
 NEIGHBOURS = 3
+
+
+def initial_scene(
+    data: SceneData,
+    train: Sequence[int],
+    kind: str = "auto",
+    *,
+    sh_degree: int = 3,
+    random_count: int = 10_000,
+    max_gaussians: int | None = None,
+    seed: int = 0,
+) -> GaussianScene:
+    """The scene that an optimisation of ``data`` starts from.
+
+    Args:
+        data: the capture.
+        train: views that are optimised on; random points are spread over what they see.
+        kind: "sfm", "random", "ply:FILE", or "auto" (sfm when there are points).
+        sh_degree: degree of the harmonics to allocate.
+        random_count: Gaussians of a random initialisation.
+        max_gaussians: a larger scene is thinned at random.
+        seed: of all randomness.
+
+    Raises:
+        UserError: ``kind`` is none of these, or there are no points, or the file is bad.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    name, _, file = kind.partition(":")
+    has_points = data.points is not None and len(data.points) > 0
+    if name == "ply" and file:
+        scene = read_ply(Path(file)).with_sh_degree(sh_degree)
+    elif kind == "sfm" and not has_points:
+        raise UserError(f"{data.name}: it has no sparse points; use --init random")
+    elif kind in ("auto", "sfm") and data.points is not None and has_points:
+        scene = from_points(data.points, sh_degree)
+    elif kind in ("auto", "random"):
+        scene = from_points(random_points(data.cameras.take(list(train)), random_count, generator), sh_degree)
+    else:
+        raise UserError(f"init={kind!r}: give auto, sfm, random or ply:FILE")
+    if max_gaussians is not None and len(scene) > max_gaussians:
+        keep = torch.randperm(len(scene), generator=generator)[:max_gaussians]
+        scene = scene.take(keep.sort().values)
+    return scene
 
 
 def from_points(points: PointCloud, sh_degree: int = 3, opacity: float = INITIAL_OPACITY) -> GaussianScene:

@@ -9,7 +9,7 @@ from learn2splat.data.procedural import meshes
 from learn2splat.data.procedural.palette import pick
 from learn2splat.data.procedural.primitives import Finish
 from learn2splat.data.procedural.props import Props
-from learn2splat.data.procedural.world import turn
+from learn2splat.data.procedural.world import turn, up
 
 
 def gable(props: Props, center: ArrayLike, half: ArrayLike, rise: float, angle: float, finish: Finish) -> None:
@@ -67,10 +67,10 @@ def house(props: Props, at: ArrayLike, half: ArrayLike, height: float, angle: fl
     """A gabled house with windows on all four sides."""
     at = np.asarray(at, float)
     hx, hy = half
-    props.build.add("box", at + [0, 0, height / 2], (hx, hy, height / 2), wall, turn(angle))
+    props.build.add("box", at + up(height / 2), (hx, hy, height / 2), wall, turn(angle))
     gable(
         props,
-        at + [0, 0, height],
+        at + up(height),
         (hx * 1.08, hy * 1.15),
         hy * props.rng.uniform(0.6, 1.1),
         angle,
@@ -84,7 +84,7 @@ def house(props: Props, at: ArrayLike, half: ArrayLike, height: float, angle: fl
         columns = np.arange(-width + 1.0, width - 0.9, 2.2)
         if len(columns):
             windows(props, at + spin @ [0, -depth, 0], spin[:, 0], -spin[:, 1], columns, rows, (0.45, 0.65))
-    chimney = at + turn(angle) @ [hx * 0.5, hy * 0.3, 0] + [0, 0, height + 0.5 * hy]
+    chimney = at + turn(angle) @ [hx * 0.5, hy * 0.3, 0] + up(height + 0.5 * hy)
     props.build.add("box", chimney, (0.3, 0.3, 0.9), props.shared("stone"), turn(angle))
 
 
@@ -94,18 +94,29 @@ def fence(props: Props, start: ArrayLike, end: ArrayLike, height: float, spacing
     length = np.linalg.norm(end - start)
     direction = (end - start) / length
     count = max(2, int(length / spacing) + 1)
-    posts = start + np.linspace(0, length, count)[:, None] * direction + [0, 0, height / 2]
+    posts = start + np.linspace(0, length, count)[:, None] * direction + up(height / 2)
     finish = props.shared(str(props.rng.choice(["metal", "wood", "white"])))
     radius = min(0.02, 0.2 * spacing)
     props.build.add("cylinder", posts, (radius, radius, height / 2), finish)
     frame = np.stack([direction, np.cross([0, 0, 1.0], direction), [0, 0, 1.0]], 1)
     for level in (0.15, 0.95):
-        middle = (start + end) / 2 + [0, 0, level * height]
+        middle = (start + end) / 2 + up(level * height)
         props.build.add("box", middle, (length / 2, 0.02, 0.025), finish, frame)
 
 
 _CAR = np.array(
-    [[-2.1, 0.3], [-2.15, 0.75], [-1.9, 0.95], [-1.3, 0.98], [-0.9, 1.38], [0.35, 1.4], [1.0, 0.98], [1.9, 0.86], [2.15, 0.6], [2.1, 0.3]]
+    [
+        [-2.1, 0.3],
+        [-2.15, 0.75],
+        [-1.9, 0.95],
+        [-1.3, 0.98],
+        [-0.9, 1.38],
+        [0.35, 1.4],
+        [1.0, 0.98],
+        [1.9, 0.86],
+        [2.15, 0.6],
+        [2.1, 0.3],
+    ]
 )
 _CABIN = np.array([[-1.22, 1.0], [-0.86, 1.34], [0.3, 1.36], [0.88, 1.0]])
 
@@ -134,5 +145,5 @@ def car(props: Props, at: ArrayLike, angle: float) -> None:
 def lamp_post(props: Props, at: ArrayLike, height: float) -> None:
     """A thin post with a lantern."""
     at = np.asarray(at, float)
-    props.build.add("cylinder", at + [0, 0, height / 2], (0.05, 0.05, height / 2), props.shared("metal"))
-    props.build.add("sphere", at + [0, 0, height], (0.18, 0.18, 0.22), props.shared("white"))
+    props.build.add("cylinder", at + up(height / 2), (0.05, 0.05, height / 2), props.shared("metal"))
+    props.build.add("sphere", at + up(height), (0.18, 0.18, 0.22), props.shared("white"))

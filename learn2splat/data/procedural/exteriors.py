@@ -22,7 +22,7 @@ from learn2splat.data.procedural.textures import (
     rough,
     wood,
 )
-from learn2splat.data.procedural.world import Stage, World, random_rotations, turn
+from learn2splat.data.procedural.world import Stage, World, random_rotations, turn, up
 
 
 def _ground(stage: Stage, radius: float, tile: float) -> Finish:
@@ -49,7 +49,7 @@ def _strewn(props: Props, inner: float, outer: float, count: int) -> None:
         random_rotations(rng, stones),
         tint=pick(rng, "stone", stones) * 2.5,
     )
-    props.leaves(places[stones:] + [0, 0, 0.012], 0.035 * inner, "leaf", 3.0)
+    props.leaves(places[stones:] + up(0.012), 0.035 * inner, "leaf", 3.0)
 
 
 def _woods(props: Props, inner: float, outer: float, count: int, leaves: int) -> None:
@@ -60,7 +60,7 @@ def _woods(props: Props, inner: float, outer: float, count: int, leaves: int) ->
         at = np.array([distance * np.cos(angle), distance * np.sin(angle), 0])
         if props.stage.chance(0.3):
             size = rng.uniform(0.6, 1.6)
-            props.crown(at + [0, 0, 0.6 * size], (size, size, 0.8 * size), leaves // 2, 0.16 * size)
+            props.crown(at + up(0.6 * size), (size, size, 0.8 * size), leaves // 2, 0.16 * size)
         else:
             props.tree(at, rng.uniform(4, 9), leaves)
 
@@ -94,7 +94,15 @@ def garden(rng: np.random.Generator) -> World:
         ends = [6 * np.array([np.cos(t), np.sin(t), 0]) for t in (a - 0.9, a + 0.9)]
         fence(props, ends[0], ends[1], 1.1, 0.16)
     light, panorama = outdoor(rng, (0, 0, 0.5), 7.0, 0.004)
-    return World(stage.build.placed(), stage.textures, light, panorama, np.array([0, 0, 0.6 * size]), 1.4 + 1.1 * size, (0.02, 0.4))
+    return World(
+        stage.build.placed(),
+        stage.textures,
+        light,
+        panorama,
+        np.array([0, 0, 0.6 * size]),
+        1.4 + 1.1 * size,
+        (0.02, 0.4),
+    )
 
 
 def _stump(stage: Stage, props: Props, size: float) -> None:
@@ -192,7 +200,7 @@ def _forecourt(stage: Stage, props: Props, wide: float) -> None:
         at = np.array([x, rng.uniform(-2.2, -1.2), 0])
         if kind <= 1:
             r = rng.uniform(0.4, 0.8)
-            props.crown(at + [0, 0, r], (r, r, r), 220, 0.11)
+            props.crown(at + up(r), (r, r, r), 220, 0.11)
         elif kind == 2:
             props.pot_plant(at, 1.3)
         elif kind == 3:
@@ -270,8 +278,8 @@ def aerial(rng: np.random.Generator) -> World:
         for x in rng.uniform(-35, 35, int(rng.integers(0, 7))):
             car(props, spin @ [x, place + 1.0, 0.08], turned)
     walls = stage.finish(stage.one_of(bricks, plain("plaster", 0.07)), 2.0)
-    wooded = rng.random() ** 1.2
-    places = rng.uniform(-42, 42, (int(40 + 300 * wooded), 2))
+    wooded = rng.random() ** 0.7
+    places = rng.uniform(-42, 42, (int(60 + 420 * wooded), 2))
     spare = np.all([_off_road(places, road) > 3.6 for road in roads], axis=0)
     for i in range(int(rng.integers(2, 8))):
         along, side = (i - 3) * 13 + rng.uniform(-1, 1), float(rng.choice([-1, 1]))

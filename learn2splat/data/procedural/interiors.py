@@ -11,7 +11,7 @@ from learn2splat.data.procedural.prints import cover, wallpaper
 from learn2splat.data.procedural.props import Props
 from learn2splat.data.procedural.sky import indoor
 from learn2splat.data.procedural.textures import carpet, fabric, marble, plain, tiles, wood
-from learn2splat.data.procedural.world import Stage, World, tilt, turn
+from learn2splat.data.procedural.world import Stage, World, tilt, turn, up
 
 
 def _room(stage: Stage, props: Props, half: tuple[float, float], height: float) -> None:
@@ -78,7 +78,7 @@ def _bookcase(props: Props, at: np.ndarray, angle: float, height: float) -> None
     for z in levels:
         props.box((*(at[:2] - half), z), (*(at[:2] + half), z + 0.02), finish)
         if z < levels[-1]:
-            start = at + [0, 0, z + 0.02]
+            start = at + up(z + 0.02)
             start[axis] -= 0.42
             props.shelf_row(start, props.rng.uniform(0.4, 0.8), axis)
     for side in (-1, 1):
@@ -111,7 +111,7 @@ def _chair(props: Props, at: np.ndarray, angle: float) -> None:
     spin = turn(angle)
     legs = np.array([[x, y, 0.22] for x in (-0.2, 0.2) for y in (-0.2, 0.2)])
     props.build.add("cylinder", at + legs @ spin.T, (0.02, 0.02, 0.22), finish)
-    props.build.add("box", at + [0, 0, 0.45], (0.23, 0.23, 0.02), finish, spin)
+    props.build.add("box", at + up(0.45), (0.23, 0.23, 0.02), finish, spin)
     slats = np.array([[x, 0.21, 0.7] for x in np.linspace(-0.19, 0.19, 6)])
     props.build.add("box", at + slats @ spin.T, (0.015, 0.012, 0.25), finish, spin)
     props.build.add("box", at + spin @ [0, 0.21, 0.95], (0.22, 0.02, 0.04), finish, spin)
@@ -134,13 +134,13 @@ def _clutter(stage: Stage, props: Props, top: float, reach: float, count: int, h
         elif kind == 3:
             half = rng.uniform(0.03, 0.1, 3)
             label = stage.finish(cover, 1.0, 128, gloss=0.3)
-            props.fitted(at + [0, 0, half[2]], half, rng.random() * 6, label)
+            props.fitted(at + up(half[2]), half, rng.random() * 6, label)
         elif kind == 4:
             props.pot_plant(at, rng.uniform(0.2, 0.4))
         else:
             sheet = Finish(props.shared("page").texture, (0.21, 0.3), (1, 1, 1), 0.1)
             stage.build.add(
-                "box", at + [0, 0, 0.002], (0.105, 0.15, 0.002), sheet, turn(rng.random() * 6), offset=(0.5, 0.5)
+                "box", at + up(0.002), (0.105, 0.15, 0.002), sheet, turn(rng.random() * 6), offset=(0.5, 0.5)
             )
 
 
@@ -190,7 +190,15 @@ def tabletop(rng: np.random.Generator) -> World:
         _chair(props, np.array([1.0 * np.cos(angle), 1.0 * np.sin(angle), 0]), angle - np.pi / 2)
     _sofa(props, np.array([0, half[1] - 0.6, 0]), 0.0)
     light, panorama = indoor(rng, (0, 0, top), 1.6)
-    return World(stage.build.placed(), stage.textures, light, panorama, np.array([0, 0, top + 0.4 * size]), 3.0 * size, (0.15, 0.6))
+    return World(
+        stage.build.placed(),
+        stage.textures,
+        light,
+        panorama,
+        np.array([0, 0, top + 0.4 * size]),
+        3.0 * size,
+        (0.15, 0.6),
+    )
 
 
 def floor_object(rng: np.random.Generator) -> World:
@@ -208,7 +216,9 @@ def floor_object(rng: np.random.Generator) -> World:
     _hero(stage, props, np.array([0, 0, 0.01]), size)
     _clutter(stage, props, 0.01, 0.6, int(rng.integers(0, 5)), 0.8 * size)
     light, panorama = indoor(rng, (0, 0, 0), 1.2)
-    return World(stage.build.placed(), stage.textures, light, panorama, np.array([0, 0, 0.3 * size]), 2.8 * size, (0.3, 0.8))
+    return World(
+        stage.build.placed(), stage.textures, light, panorama, np.array([0, 0, 0.3 * size]), 2.8 * size, (0.3, 0.8)
+    )
 
 
 def wall(rng: np.random.Generator) -> World:
@@ -257,7 +267,7 @@ def room(rng: np.random.Generator) -> World:
     at = np.array([rng.uniform(0.6, 1.0), rng.uniform(0.8, 1.6), 0.0])
     props.table(0.45, rng.uniform(0.3, 0.5, 2), at[:2], stage.chance(0.4))
     for _ in range(4):
-        place = at + [rng.uniform(-0.2, 0.2), rng.uniform(-0.2, 0.2), 0.45]
+        place = at + np.array([rng.uniform(-0.2, 0.2), rng.uniform(-0.2, 0.2), 0.45])
         props.vessel(place, rng.uniform(0.08, 0.2)) if stage.chance(0.5) else props.books(place, 3)
     for angle in (0.4, 2.2, 4.0):
         _chair(props, np.array([half[0] - 0.6, -0.8 + angle * 0.6, 0]), angle)

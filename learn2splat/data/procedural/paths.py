@@ -29,6 +29,8 @@ def ring(rng: Rng, views: int, world: World) -> list[tuple[Array, Array]]:
     """Around the focus, on a full circle or an arc, rising and sinking."""
     focus, reach = world.focus, world.reach
     arc = 2 * np.pi if rng.random() < 0.7 else rng.uniform(2.2, 4.5)
+    # Few photos are taken from one side: neighbours must show the same things to be matched.
+    arc = min(arc, 0.4 * max(views - 1, 1))
     closed = arc > 6
     angle = rng.random() * 6.28 + np.arange(views) * arc / (views if closed else max(views - 1, 1))
     angle += rng.normal(0, 0.04, views)
@@ -57,7 +59,7 @@ def forward(rng: Rng, views: int, world: World) -> list[tuple[Array, Array]]:
 def walk(rng: Rng, views: int, world: World) -> list[tuple[Array, Array]]:
     """Forward along +y through the focus, swaying and looking from side to side."""
     focus, reach = world.focus, world.reach
-    s = np.linspace(0, 1, views)
+    s = np.linspace(0, min(1.0, (views - 1) / 9), views)
     phase = rng.random(2) * 6.28
     x = 0.08 * reach * np.sin(4 * s + phase[0])
     y = reach * (-0.85 + rng.uniform(0.7, 1.0) * s)
@@ -77,7 +79,7 @@ def nadir(rng: Rng, views: int, world: World) -> list[tuple[Array, Array]]:
     index = np.arange(views)
     line, along = index // per_line, index % per_line
     along = np.where(line % 2 == 0, along, per_line - 1 - along)
-    span = min(0.3 * reach, 12.0 / max(per_line, lines))
+    span = min(0.3 * reach, 1.8 * reach / max(per_line, lines))
     x, y = (along - (per_line - 1) / 2) * span, (line - (lines - 1) / 2) * span * 1.3
     heading = rng.random() * 6.28
     c, s = np.cos(heading), np.sin(heading)

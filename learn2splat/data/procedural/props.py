@@ -22,7 +22,7 @@ from learn2splat.data.procedural.textures import (
     tiles,
     wood,
 )
-from learn2splat.data.procedural.world import Stage, random_rotations, tilt, turn
+from learn2splat.data.procedural.world import Stage, random_rotations, tilt, turn, up
 
 Array = NDArray[np.float64]
 
@@ -188,7 +188,7 @@ class Props:
             self.build.add_mesh(meshes.tube(limb, thick * np.linspace(0.5, 0.2, 5), 6), self.shared("bark"))
         spread = self.rng.uniform(0.2, 0.32) * height
         size = 1.7 * spread / np.sqrt(leaves) * 2.0
-        self.crown(path[-1] + [0, 0, 0.1 * height], (spread, spread, 0.3 * height), leaves, size)
+        self.crown(path[-1] + up(0.1 * height), (spread, spread, 0.3 * height), leaves, size)
 
     def pot_plant(self, at: ArrayLike, height: float) -> None:
         """A plant with long leaves in a pot."""
@@ -199,10 +199,10 @@ class Props:
         reach = rim * (0.3 + self.rng.random(count) * 1.6)
         places = np.column_stack([reach * np.cos(angle), reach * np.sin(angle), (0.42 + 0.6 * rise) * height])
         self.leaves(at + places, 0.1 * height, facing=0.4)
-        self.build.add("disc", at + [0, 0, 0.36 * height], rim * 0.9, self.shared("bark"))
+        self.build.add("disc", at + up(0.36 * height), rim * 0.9, self.shared("bark"))
         for _ in range(5):
             bend = self.rng.normal(0, 0.3 * rim, 2)
-            path = at + np.linspace(0, 1, 5)[:, None] * np.array([*bend, 0.9 * height]) + [0, 0, 0.3 * height * 0]
+            path = at + np.linspace(0, 1, 5)[:, None] * np.array([*bend, 0.9 * height])
             self.build.add_mesh(meshes.tube(path, 0.008 * height, 5), self.shared("bark"))
 
     def framed(self, at: ArrayLike, half: ArrayLike, angle: float) -> None:
@@ -221,15 +221,15 @@ class Props:
         kind = int(rng.integers(4))
         if kind == 0:
             mesh = meshes.knot(0.32 * size, rng.uniform(0.06, 0.1) * size, 2, int(rng.choice([3, 5])))
-            self.build.add_mesh(mesh, finish, at + [0, 0, 0.5 * size], tilt(rng.uniform(0.9, 1.6)))
+            self.build.add_mesh(mesh, finish, at + up(0.5 * size), tilt(rng.uniform(0.9, 1.6)))
         elif kind == 1:
             for low, wide in ((0.22, 0.36), (0.52, 0.26), (0.82, 0.18)):
                 body = meshes.blob(rng, rng.uniform(0.3, 0.7))
                 shift = rng.normal(0, 0.05 * size, 2)
-                self.build.add_mesh(body, finish, at + [*shift, low * size], scale=wide * size)
+                self.build.add_mesh(body, finish, at + np.array([*shift, low * size]), scale=wide * size)
         elif kind == 2:
             self.build.add_mesh(
-                meshes.blob(rng, rng.uniform(0.4, 1.0), 5, 40), finish, at + [0, 0, 0.42 * size], scale=0.46 * size
+                meshes.blob(rng, rng.uniform(0.4, 1.0), 5, 40), finish, at + up(0.42 * size), scale=0.46 * size
             )
         else:
             self.vessel(at, size, finish)

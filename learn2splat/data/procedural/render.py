@@ -20,7 +20,13 @@ OFFSETS = ((0.5, 0.5), (0.125, 0.375), (0.625, 0.125), (0.875, 0.625), (0.375, 0
 
 @dataclass(frozen=True)
 class Picture:
-    """Args: radiance [H, W, 3] linear; alpha [H, W] share of samples that hit; depth [H, W], 0 where the centre misses."""
+    """What one eye sees.
+
+    Args:
+        radiance: [H, W, 3] linear.
+        alpha: [H, W] share of samples that hit something.
+        depth: [H, W] camera depth at the pixel centres, 0 where they miss.
+    """
 
     radiance: Tensor
     alpha: Tensor

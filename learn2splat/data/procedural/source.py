@@ -20,6 +20,7 @@ from learn2splat.data.procedural.render import Camera
 from learn2splat.data.procedural.sensor import develop
 from learn2splat.data.procedural.spec import PREFIX, THEMES, ProceduralSpec, is_spec
 from learn2splat.data.procedural.world import World
+from learn2splat.data.views import train_test_split
 
 _WORLDS: dict[str, Callable[[np.random.Generator], World]] = {
     "tabletop": interiors.tabletop,
@@ -92,15 +93,15 @@ def make_scene(spec: ProceduralSpec, *, workers: int = 2) -> ProceduralScene:
     depth = torch.stack([picture.depth for picture in pictures])
     count = usual_count(stream[_POINTS], spec.views, *spec.size) if spec.points is None else spec.points
     sparse = find_points(views, photos, depth, count, stream[_POINTS])
-    held_out = [i for i in range(spec.views) if spec.test_every and i % spec.test_every == 0]
+    train, test = train_test_split(spec.views, spec.test_every)
     data = SceneData(
         name=f"{theme}-{spec.seed}",
         cameras=_cameras(views),
         photos=photos,
         image_names=[f"{i:04d}.png" for i in range(spec.views)],
         points=sparse.cloud,
-        train=[i for i in range(spec.views) if i not in held_out],
-        test=held_out,
+        train=train,
+        test=test,
     )
     return ProceduralScene(data, torch.stack([p.alpha for p in pictures]), depth, sparse, spec, path, theme)
 

@@ -56,6 +56,8 @@ class ProceduralSpec:
         self._within("exposure", 0.0, 1.0)
         self._within("vignette", 0.0, 1.0)
         self._within("noise", 0.0, 100.0)
+        if self.test_every == 1:
+            raise ValueError("procedural scene: test_every=1 would hold out every view; give 0 or 2 and more")
         self._among("path", ("auto", *PATHS))
         legal = sum(THEMES.values(), ()) if self.path == "auto" else THEMES[self.path]
         self._among("theme", ("auto", *legal))
@@ -72,7 +74,7 @@ class ProceduralSpec:
     def _among(self, name: str, legal: tuple[str, ...]) -> None:
         value = getattr(self, name)
         if value not in legal:
-            raise ValueError(f"procedural scene: {name}={value!r} (path={self.path}) is not one of {', '.join(legal)}")
+            raise ValueError(f"procedural scene: {name}={value!r} is not one of {', '.join(legal)} (path={self.path})")
 
     @property
     def size(self) -> tuple[int, int]:

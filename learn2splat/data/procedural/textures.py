@@ -100,7 +100,7 @@ def wood(rng: Rng, n: int, kind: str = "wood", planks: int | None = None) -> NDA
     """Boards with growth rings and fibres, running along v."""
     planks = int(rng.integers(1, 7)) if planks is None else planks
     warp = noise(rng, n, 2.0, 5.0)
-    y, x = np.mgrid[0:n, 0:n] / n
+    x = np.mgrid[0:n, 0:n][1] / n
     board = np.floor(x * planks).astype(int) % planks
     shift = rng.random(planks)[board] * 9
     rings = np.sin(2 * np.pi * (x * rng.integers(6, 16) + 0.5 * warp + shift))
@@ -209,7 +209,7 @@ def foliage(kind: str, density: int = 40) -> Painter:
             shown = (rng.random(index.max() + 1) < 0.6)[index] & (loops < 0.62)
             rgb = np.where(shown[..., None], colors[index] * (1.2 - 0.7 * loops)[..., None], rgb)
             height = np.where(shown, layer - loops, height)
-        stain = mix(np.ones(3), pick(rng, kind) / pick(rng, kind).mean(), 0.3 + 0.2 * noise(rng, n, 1.5))
+        stain = mix(np.ones(3), pick(rng, kind) / pick(rng, kind).mean(), 0.25 + 0.12 * noise(rng, n, 1.5))
         return assemble(rgb * stain * np.exp(0.2 * noise(rng, n, 0.3))[..., None], height, 0.3)
 
     return paint

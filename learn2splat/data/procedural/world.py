@@ -85,6 +85,11 @@ class Stage:
         return bool(self.rng.random() < probability)
 
 
+def up(height: float) -> Array:
+    """[3] the vector that rises by ``height``."""
+    return np.array([0.0, 0.0, height])
+
+
 def turn(angle: float) -> Array:
     """[3, 3] rotation about z by ``angle`` radians."""
     c, s = np.cos(angle), np.sin(angle)
