@@ -19,6 +19,7 @@ from learn2splat.data.procedural.raycast import Eye
 from learn2splat.data.procedural.render import Camera
 from learn2splat.data.procedural.sensor import develop
 from learn2splat.data.procedural.spec import PREFIX, THEMES, ProceduralSpec, is_spec
+from learn2splat.data.procedural.threads import serial_torch
 from learn2splat.data.procedural.world import World
 from learn2splat.data.views import train_test_split
 
@@ -83,6 +84,11 @@ def make_scene(spec: ProceduralSpec, *, workers: int = 2) -> ProceduralScene:
         spec: what to make; equal specs give equal bits on one machine.
         workers: threads that render; the result does not depend on it.
     """
+    with serial_torch():
+        return _make(spec, workers)
+
+
+def _make(spec: ProceduralSpec, workers: int) -> ProceduralScene:
     path, theme = _choose(spec)
     stream = {name: np.random.default_rng([spec.seed, name]) for name in (_WORLD, _PATH, _SENSOR, _POINTS)}
     world = _WORLDS[theme](stream[_WORLD])

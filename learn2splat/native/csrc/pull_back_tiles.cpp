@@ -81,7 +81,7 @@ L2S_INLINE void pull_back_splat(Workspace& w, const TileSplat& s, BlockMask mask
         sums[kGuv] = fma(gu, at.v, sums[kGuv]);
         sums[kGvv] = fma(gv, at.v, sums[kGvv]);
     }
-    for (int k = 0; k < kRowFields; k += W) store(row->field + k, sum_each(sums + k));
+    for (int k = 0; k < kRowFields; k += W) stream(row->field + k, sum_each(sums + k));
 }
 
 template <bool kWithDepth>
@@ -122,6 +122,7 @@ void pull_back_tiles(L2sRendering& r, const L2sCotangents& cotangents, int threa
             if (cotangents.depth) pull_back_tile<true>(r, workspace, tile, cotangents);
             else pull_back_tile<false>(r, workspace, tile, cotangents);
         }
+        finish_streams();
         evaluations += workspace.evaluations;
         seconds += thread_seconds() - begin;
     }

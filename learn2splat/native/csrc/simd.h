@@ -40,6 +40,25 @@ L2S_INLINE vf load(const float* p) {
 
 L2S_INLINE void store(float* p, vf v) { std::memcpy(p, &v, sizeof v); }
 
+// Store past the caches, to an aligned address: for what is read much later. Ends with `finish_streams`.
+L2S_INLINE void stream(float* p, vf v) {
+#if defined(__AVX512F__)
+    _mm512_stream_ps(p, v);
+#elif defined(__AVX2__)
+    _mm256_stream_ps(p, v);
+#elif defined(__x86_64__)
+    _mm_stream_ps(p, v);
+#else
+    store(p, v);
+#endif
+}
+
+L2S_INLINE void finish_streams() {
+#if defined(__x86_64__)
+    _mm_sfence();
+#endif
+}
+
 L2S_INLINE vf as_float(vi v) { return (vf)v; }
 L2S_INLINE vi as_int(vf v) { return (vi)v; }
 

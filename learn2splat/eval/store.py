@@ -1,0 +1,101 @@
+"""Rows of measurements in SQLite: resumable, and honest about methods that changed in between."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterable, Sequence
+from dataclasses import astuple, dataclass, fields
+from pathlib import Path
+
+from learn2splat.errors import UserError
+
+
+@dataclass(frozen=True)
+class Row:
+    """One evaluation of one run.
+
+    Args:
+        task: what was optimised, as text (scene, views, seed, sizes).
+        scene: name of the scene; the unit of all statistics.
+        method: name of the method.
+        seed: of initialisation and view order.
+        kind: "steps" or "seconds": what ``budget`` counts.
+        budget: after how much of it the scene was evaluated.
+        step: updates made by then.
+        psnr, ssim: means over the held-out views.
+        seconds, seconds_render, seconds_update: optimisation time by then.
+        gaussians: number of them.
+        outcome: "ok", or how the run had failed by then; metrics are then those of the best scene it had.
+    """
+
+    task: str
+    scene: str
+    method: str
+    seed: int
+    kind: str
+    budget: float
+    step: int
+    psnr: float
+    ssim: float
+    seconds: float
+    seconds_render: float
+    seconds_update: float
+    gaussians: int
+    outcome: str
+
+
+_COLUMNS = [entry.name for entry in fields(Row)]
+_SCHEMA = f"""
+create table if not exists rows ({", ".join(_COLUMNS)}, primary key (task, method, kind, budget));
+create table if not exists runs (task, method, budgets, primary key (task, method));
+create table if not exists methods (name primary key, digest);
+"""
+
+
+class RowStore:
+    """A file of rows; safe against being killed: a run's rows appear all at once or not at all."""
+
+    def __init__(self, path: Path | str) -> None:
+        if str(path) != ":memory:":
+            Path(path).parent.mkdir(parents=True, exist_ok=True)
+        try:
+            self._connection = sqlite3.connect(path)
+            self._connection.executescript(_SCHEMA)
+        except sqlite3.DatabaseError as error:
+            raise UserError(f"{path}: not a file of rows ({error}); choose another") from error
+        self.path = path
+
+    def register(self, method: str, digest: str) -> None:
+        """Remember what ``method`` is.
+
+        Raises:
+            UserError: rows of another method of that name are in the file.
+        """
+        with self._connection:
+            found = self._connection.execute("select digest from methods where name = ?", (method,)).fetchone()
+            if found is not None and found[0] != digest:
+                raise UserError(
+                    f"{self.path}: {method!r} has changed since its rows were measured; "
+                    "give it another name, or use another file"
+                )
+            self._connection.execute("insert or ignore into methods values (?, ?)", (method, digest))
+
+    def has(self, task: str, method: str, budgets: str) -> bool:
+        """Whether this run was measured, to these budgets."""
+        query = "select budgets from runs where task = ? and method = ?"
+        found = self._connection.execute(query, (task, method)).fetchone()
+        return found is not None and found[0] == budgets
+
+    def add(self, task: str, method: str, budgets: str, rows: Sequence[Row]) -> None:
+        """Add the rows of one finished run, replacing older ones of the same run."""
+        marks = ", ".join("?" * len(_COLUMNS))
+        with self._connection:
+            self._connection.execute("delete from rows where task = ? and method = ?", (task, method))
+            self._connection.executemany(f"insert into rows values ({marks})", [astuple(row) for row in rows])
+            self._connection.execute("insert or replace into runs values (?, ?, ?)", (task, method, budgets))
+
+    def rows(self, methods: Iterable[str] | None = None) -> list[Row]:
+        """All rows, or those of some methods."""
+        found = [Row(*values) for values in self._connection.execute(f"select {', '.join(_COLUMNS)} from rows")]
+        wanted = None if methods is None else set(methods)
+        return [row for row in found if wanted is None or row.method in wanted]
