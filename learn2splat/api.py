@@ -69,7 +69,7 @@ def open_session(settings: Mapping[str, Any], overrides: Sequence[str] = (), *, 
     Args:
         settings: values of ``configs/optimize.yaml`` that were given explicitly.
         overrides: more of them, in Hydra's syntax.
-        resume: go on with the run in ``settings["out"]``, or with the newest unfinished one of that scene and optimizer.
+        resume: go on with the run in ``settings["out"]``, or the newest unfinished one of that scene and optimizer.
 
     Raises:
         UserError: bad input; the message says what to do.

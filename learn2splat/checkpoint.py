@@ -106,11 +106,11 @@ def unpack_rollout(tensors: Mapping[str, Tensor], numbers: Mapping[str, Any]) ->
         BadCheckpointError: an entry is unknown or missing.
     """
     groups: dict[str, dict[str, Tensor]] = {name: {} for name in (*_SCENES, "rows", "shared")}
-    footprint = None
+    geometry: dict[str, Tensor] = {}
     for name, tensor in tensors.items():
         group, _, rest = name.partition("/")
-        if name == "footprint":
-            footprint = tensor
+        if name in ("footprint", "neighbours"):
+            geometry[name] = tensor
         elif group in groups and rest:
             groups[group][rest] = tensor
         else:
@@ -121,7 +121,7 @@ def unpack_rollout(tensors: Mapping[str, Tensor], numbers: Mapping[str, Any]) ->
             average=GaussianScene(**groups["average"]) if groups["average"] else None,
             best=GaussianScene(**groups["best"]),
             optimizer=OptimizerState(groups["rows"], groups["shared"]),
-            footprint=footprint,
+            **geometry,
             **numbers,
         )
     except TypeError as error:

@@ -15,14 +15,15 @@ import torch
 from torch import Tensor
 
 from learn2splat.data.views import ViewSampler
-from learn2splat.optim.base import Need, OptimizerState, SceneOptimizer, StepContext, apply_update
+from learn2splat.optim.base import NEIGHBOURS, Need, OptimizerState, SceneOptimizer, StepContext, apply_update
 from learn2splat.render.base import GradientRequest
 from learn2splat.scene.footprint import pixel_footprint_world
 from learn2splat.scene.gaussians import GaussianScene
+from learn2splat.scene.neighbours import nearest_neighbours
 from learn2splat.scene_loss import LossGradient, SceneLoss
 
-FOOTPRINT_EVERY = 100
-"""Steps between two computations of the pixel footprints; depths change slowly."""
+GEOMETRY_EVERY = 100
+"""Steps between two computations of pixel footprints and neighbours: both change slowly."""
 AVERAGE_WINDOW = 0.1
 """The averaged scene spans about this share of the steps so far."""
 LOSS_MEMORY = 0.95
@@ -86,6 +87,7 @@ class RolloutState:
         average: running average of the parameters, or None.
         best: the output scene at the lowest running loss so far.
         footprint: pixel footprints [N], or None when the optimizer does not need them.
+        neighbours: rows of the nearest Gaussians [N, k], likewise.
         step: updates made.
         first_loss, running_loss, best_loss: infinite before the first step.
         seconds_render, seconds_update, seconds_warmup: totals.
@@ -96,6 +98,7 @@ class RolloutState:
     average: GaussianScene | None
     best: GaussianScene
     footprint: Tensor | None = None
+    neighbours: Tensor | None = None
     step: int = 0
     first_loss: float = math.inf
     running_loss: float = math.inf
@@ -204,15 +207,14 @@ class Rollout:
         rendered = self._clock()
         if not (math.isfinite(batch.loss) and batch.grads.is_finite()):
             return None
-        footprint = self._footprint(before)
-        context = self._context(before, batch, len(views), footprint)
+        before = self._with_geometry(before)
+        context = self._context(before, batch, len(views))
         update, optimizer_state = self.optimizer.update(batch.grads, before.optimizer, before.scene, context)
         scene = apply_update(before.scene, update)
         after = _advance(before, scene, optimizer_state, batch.loss)
         finished = self._clock()
         self.state = replace(
             after,
-            footprint=footprint,
             seconds_render=before.seconds_render + rendered - started,
             seconds_update=before.seconds_update + finished - rendered,
         )
@@ -220,9 +222,7 @@ class Rollout:
             after.step, batch.loss, batch.l1, batch.ssim, rendered - started, finished - rendered, len(scene)
         )
 
-    def _context(
-        self, state: RolloutState, batch: LossGradient, batch_views: int, footprint: Tensor | None
-    ) -> StepContext:
+    def _context(self, state: RolloutState, batch: LossGradient, batch_views: int) -> StepContext:
         return StepContext(
             step=state.step,
             horizon=self.horizon,
@@ -231,17 +231,21 @@ class Rollout:
             extent_world=self.extent_world,
             visible=batch.visible,
             loss=batch.loss,
-            pixel_footprint_world=footprint,
+            pixel_footprint_world=state.footprint,
             view_squares=batch.view_squares,
+            neighbours=state.neighbours,
         )
 
-    def _footprint(self, state: RolloutState) -> Tensor | None:
-        if Need.PIXEL_FOOTPRINT not in self.optimizer.needs:
-            return None
-        if state.footprint is not None and state.step % FOOTPRINT_EVERY:
-            return state.footprint
-        near = self.scene_loss.renderer.settings.near
-        return pixel_footprint_world(state.scene.means, self.train_cameras, near)
+    def _with_geometry(self, state: RolloutState) -> RolloutState:
+        """The state with footprints and neighbours as the optimizer needs them, renewed when they are due."""
+        needs, means = self.optimizer.needs, state.scene.means
+        due = state.step % GEOMETRY_EVERY == 0
+        if Need.PIXEL_FOOTPRINT in needs and (due or state.footprint is None):
+            near = self.scene_loss.renderer.settings.near
+            state = replace(state, footprint=pixel_footprint_world(means, self.train_cameras, near))
+        if Need.NEIGHBOURS in needs and (due or state.neighbours is None):
+            state = replace(state, neighbours=nearest_neighbours(means, NEIGHBOURS))
+        return state
 
     def _warm_up(self) -> None:
         """Load libraries and fill caches outside the measured time; changes nothing else."""

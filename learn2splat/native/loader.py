@@ -105,6 +105,33 @@ class AdamConstants(ctypes.Structure):
     _fields_ = tuple((name, c_float) for name in ("beta1", "beta2", "eps", "damping", "correction1", "correction2"))
 
 
+class RuleParameter(ctypes.Structure):
+    """L2sRuleParameter."""
+
+    _fields_ = (
+        *((name, c_void_p) for name in ("grad", "m", "m_slow", "v", "v_fast")),
+        *((name, c_void_p) for name in ("m_out", "m_slow_out", "v_out", "v_fast_out", "base", "update")),
+        *((name, c_void_p) for name in ("column_rates", "slow", "newest", "neighbours", "fast_scale", "shared_scale")),
+        ("row_rates", c_void_p),
+        ("rows", c_int64),
+        ("width", c_int32),
+        ("groups", c_int32),
+        ("group_ends", c_int32 * 2),
+    )
+
+
+class RuleConstants(ctypes.Structure):
+    """L2sRuleConstants."""
+
+    _fields_ = tuple(
+        (name, c_float)
+        for name in (
+            *("m", "m_slow", "v", "v_fast", "eps", "damping"),
+            *("correct_m", "correct_m_slow", "correct_v", "correct_v_fast"),
+        )
+    )
+
+
 def library() -> ctypes.CDLL | None:
     """The loaded library, or None where it was not built; see `why_missing`."""
     return _loaded()[0]
@@ -142,6 +169,8 @@ def _loaded() -> tuple[ctypes.CDLL | None, str, str]:
                 return _typed(ctypes.CDLL(str(path))), name, ""
             except OSError as error:
                 reasons.append(f"{path}: {error}")
+            except AttributeError:
+                reasons.append(f"{path} is of another version than the Python files: reinstall learn2splat")
     return None, "", "; ".join(reasons) or "it was not built, as no C++ compiler was found when installing"
 
 
@@ -173,6 +202,10 @@ def _typed(handle: ctypes.CDLL) -> ctypes.CDLL:
         "l2s_statistics": (None, [c_void_p, POINTER(Statistics)]),
         "l2s_free": (None, [c_void_p]),
         "l2s_adam": (None, [POINTER(AdamGroup), c_int32, POINTER(AdamConstants), c_int32]),
+        "l2s_rule": (
+            None,
+            [POINTER(RuleParameter), c_int32, POINTER(RuleConstants), c_void_p, c_int32, c_int32],
+        ),
         "l2s_photometric": (c_int32, [c_void_p] * 2 + [c_int32] * 3 + [c_float] + [c_void_p] * 3 + [c_int32]),
     }
     for name, (result, arguments) in signatures.items():

@@ -77,9 +77,7 @@ class Adam:
         v = v.map(lambda old, grad: (old * self.beta2).addcmul_(grad, grad, value=1 - self.beta2), grads)
 
         def step(name: str, first: Tensor, second: Tensor, grad: Tensor) -> Tensor:
-            direction = first / corrections[0]
-            if self.damping:
-                direction.add_(grad, alpha=self.damping)
+            direction = (first / corrections[0]).add_(grad, alpha=self.damping)
             direction.div_(second.sqrt().div_(corrections[1] ** 0.5).add_(self.eps))
             return direction.mul_(-rates[name])
 

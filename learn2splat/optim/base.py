@@ -17,12 +17,16 @@ from torch import Tensor
 from learn2splat.scene.gaussians import GaussianScene
 from learn2splat.scene.lineage import Lineage
 
+NEIGHBOURS = 6
+"""How many neighbours `Need.NEIGHBOURS` gives."""
+
 
 class Need(Enum):
     """What an optimizer wants computed for its context beside the summed gradient."""
 
     PIXEL_FOOTPRINT = "pixel_footprint_world"
     VIEW_SQUARES = "view_squares"
+    NEIGHBOURS = "neighbours"
 
 
 @dataclass(frozen=True)
@@ -38,6 +42,7 @@ class StepContext:
         visible: [N] bool, drawn in at least one view of the batch.
         loss: mean loss of the batch before the update.
         pixel_footprint_world: [N] size of a pixel at the Gaussian, world units (`Need.PIXEL_FOOTPRINT`).
+        neighbours: [N, NEIGHBOURS] int32 rows of the nearest other Gaussians (`Need.NEIGHBOURS`).
         view_squares: sum over views of the squared gradient of that view's loss / batch_views (`Need.VIEW_SQUARES`).
     """
 
@@ -50,6 +55,7 @@ class StepContext:
     loss: float
     pixel_footprint_world: Tensor | None = None
     view_squares: GaussianScene | None = None
+    neighbours: Tensor | None = None
 
 
 @dataclass(frozen=True)

@@ -10,12 +10,14 @@ import torch
 
 from learn2splat import checkpoint
 from learn2splat.config import BadConfigError, build, choices, compose
-from learn2splat.optim.base import Need, OptimizerState, SceneOptimizer, StepContext, apply_update
+from learn2splat.optim.base import NEIGHBOURS, Need, OptimizerState, SceneOptimizer, StepContext, apply_update
 from learn2splat.scene.gaussians import GaussianScene
 from learn2splat.scene.lineage import Lineage
+from learn2splat.scene.neighbours import nearest_neighbours
 from tests.conftest import random_scene
 
 COUNT = 9
+POSITIONS = random_scene(64, seed=77).means
 OPTIMIZERS = choices("optimizer")
 
 
@@ -41,6 +43,7 @@ def context(optimizer: SceneOptimizer, step: int, order: torch.Tensor, dtype: to
         loss=0.2,
         pixel_footprint_world=footprint if Need.PIXEL_FOOTPRINT in optimizer.needs else None,
         view_squares=squares if Need.VIEW_SQUARES in optimizer.needs else None,
+        neighbours=nearest_neighbours(POSITIONS[order], NEIGHBOURS) if Need.NEIGHBOURS in optimizer.needs else None,
     )
 
 

@@ -118,7 +118,7 @@ _CAR = np.array(
         [2.1, 0.3],
     ]
 )
-_CABIN = np.array([[-1.22, 1.0], [-0.86, 1.34], [0.3, 1.36], [0.88, 1.0]])
+_CABIN = np.array([[-1.32, 1.02], [-0.94, 1.33], [0.42, 1.34], [1.0, 1.01]])
 
 
 def _slab(profile: ArrayLike, half: float) -> meshes.Mesh:

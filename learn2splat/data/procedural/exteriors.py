@@ -15,6 +15,7 @@ from learn2splat.data.procedural.textures import (
     blocks,
     bricks,
     carpet,
+    dark_wood,
     foliage,
     gravel,
     noise,
@@ -139,7 +140,7 @@ def _heap(stage: Stage, props: Props, size: float) -> None:
 
 
 def _bench(stage: Stage, props: Props) -> None:
-    planks = stage.finish(wood, 0.8, gloss=0.15)
+    planks = stage.finish(stage.one_of(dark_wood, plain("paint"), rough("bark", 0.15)), 0.8, gloss=0.15)
     for i, y in enumerate(np.linspace(-0.2, 0.2, 4)):
         props.box((-0.8, y - 0.045, 0.43), (0.8, y + 0.045, 0.46), planks)
         if i < 3:
@@ -303,12 +304,12 @@ def _off_road(places: np.ndarray, road: tuple[float, float]) -> np.ndarray:
 def _land(stage: Stage, roads: list[tuple[float, float]]) -> None:
     """Gently rolling ground, level along the roads, with patches of other growth."""
     extent, steps = 110.0, 72
-    painters = [foliage("grass", 40), foliage("grass", 28), rough("soil", 0.3), foliage("leaf", 50), gravel]
+    painters = [foliage("grass", 40), foliage("grass", 28), rough("soil", 0.3, 0.6), foliage("leaf", 50), gravel]
     axis = np.linspace(-extent, extent, steps)
     grid = np.stack(np.meshgrid(axis, axis), -1).reshape(-1, 2)
     near = np.min([_off_road(grid, road) for road in roads], axis=0).reshape(steps, steps)
     relief = noise(stage.rng, steps, 2.0) * stage.rng.uniform(0.2, 1.5) * np.clip(near / 12 - 0.5, 0, 1)
-    ground = stage.finish(stage.one_of(*painters[:3]), stage.rng.uniform(6, 10), 512, casts=False)
+    ground = stage.finish(stage.one_of(*painters[:3]), stage.rng.uniform(3, 5), 512, casts=False)
     stage.build.add_mesh(meshes.height_field(relief, extent), ground)
     for _ in range(int(stage.rng.integers(2, 6))):
         patch = stage.finish(stage.one_of(*painters), stage.rng.uniform(4, 8), casts=False)

@@ -20,8 +20,8 @@ Array = NDArray[np.float64]
 OUTLIERS = 0.03
 """Share of points that are wrong matches."""
 
-_REPEAT = (0.1, 0.7)
-_TURN = 0.6
+_REPEAT = (0.15, 0.8)
+_TURN = 0.8
 _DEPTH_TOLERANCE = 0.02
 _LARGEST_DEPTH_ERROR = 0.05
 

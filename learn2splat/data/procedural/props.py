@@ -13,6 +13,7 @@ from learn2splat.data.procedural.textures import (
     bark,
     dark_wood,
     fabric,
+    foliage,
     glass,
     marble,
     plain,
@@ -48,6 +49,7 @@ class Props:
             "metal": (plain("metal", 0.1, 0.02), 0.5, 0.8),
             "bark": (bark, 0.8, 0.05),
             "leaf": (rough("plaster", 0.15, 0.8, 0.15), 0.3, 0.25),
+            "bush": (foliage("leaf", 18), 0.9, 0.1),
             "skin": (skin, 0.25, 0.35),
             "cover": (cover, 1.0, 0.4),
             "page": (page, 1.0, 0.15),
@@ -169,16 +171,16 @@ class Props:
         spread *= 0.32 * self.rng.random((count, 1)) ** 0.2 / np.linalg.norm(spread, axis=1, keepdims=True)
         places = (seats[self.rng.integers(clumps, size=count)] + spread) * radii + center
         self.leaves(places, size, kind, 0.5)
-        core = np.repeat(0.27 * radii[None], clumps, 0)
-        tint = np.tile(pick(self.rng, kind) * 0.35, (clumps, 1))
-        self.build.add("sphere", seats * radii + center, core, self.shared("leaf"), tint=tint)
+        core = 0.23 * radii * self.rng.uniform(0.6, 1.2, (clumps, 1))
+        tint = 1.1 * np.exp(self.rng.normal(0, 0.12, (clumps, 3)))
+        self.build.add("sphere", seats * radii + center, core, self.shared("bush"), tint=tint)
 
     def tree(self, at: ArrayLike, height: float, leaves: int = 500) -> None:
         """Trunk, a few limbs and a crown."""
         at = np.asarray(at, float)
         lean = self.rng.normal(0, 0.04 * height, 2)
         s = np.linspace(0, 1, 8)[:, None]
-        path = at + s * np.array([*lean, 0.65 * height]) + 0.02 * height * self.rng.normal(size=(8, 3)) * [1, 1, 0]
+        path = at + s * np.array([*lean, 0.65 * height]) + 0.006 * height * self.rng.normal(size=(8, 3)) * [1, 1, 0]
         thick = height * self.rng.uniform(0.018, 0.032)
         self.build.add_mesh(meshes.tube(path, thick * (1.25 - 0.8 * s[:, 0]), 9), self.shared("bark"))
         for _ in range(3):

@@ -16,7 +16,7 @@ def _auto_exposure(pictures: Sequence[Picture]) -> float:
     bright = torch.cat([picture.radiance[::3, ::3].mean(-1).flatten() for picture in pictures]).clamp_min(1e-4)
     middle = float(torch.exp(torch.log(bright).mean()))
     high = float(torch.quantile(bright[:: max(1, len(bright) // 100_000)], 0.97))
-    return min(0.22 / middle, 1.6 / high)
+    return min(0.22 / middle, 0.95 / high)
 
 
 def _tone(linear: Tensor) -> Tensor:

@@ -88,19 +88,20 @@ def _landscape(rng: Rng, zenith: Array, horizon: Array, overcast: bool) -> NDArr
         near = mix_color(pick(rng, "leaf") * 0.6, horizon, 0.27 * distance)
         shade = np.exp(0.35 * np.tile(grain, 2) / distance)[..., None]
         rgb = np.where((elevation[:, None] < height[None])[..., None], near * shade, rgb)
-    if rng.random() < 0.35:
-        rgb = _town(rng, rgb, elevation)
+    if rng.random() < 0.25:
+        rgb = _town(rng, rgb, elevation, horizon)
     below = mix_color(pick(rng, "soil"), horizon, 0.35)
     rgb = np.where((elevation < -0.004)[:, None, None], below, rgb)
     return cv2.GaussianBlur(rgb.astype(np.float32), (0, 0), 0.6)
 
 
-def _town(rng: Rng, rgb: Array, elevation: Array) -> Array:
+def _town(rng: Rng, rgb: Array, elevation: Array, horizon: Array) -> Array:
     columns = rgb.shape[1]
     for _ in range(int(rng.integers(8, 40))):
         left, width = int(rng.integers(columns)), int(rng.integers(12, 52))
         high = rng.uniform(0.03, 0.16)
         color = pick(rng, str(rng.choice(["plaster", "stone", "brick"]))) * rng.uniform(0.4, 0.9)
+        color = mix_color(color, horizon, 0.4)
         panes = np.where((np.arange(width) % 5 < 2) & (width > 16), 0.55, 1.0)[None, :, None]
         rows = np.flatnonzero((elevation < high) & (elevation > -0.02))
         stripes = np.where(rows % 6 < 3, 1.0, panes.squeeze()[:, None]).T[..., None]
@@ -126,7 +127,7 @@ def indoor(rng: Rng, center: ArrayLike, radius: float) -> tuple[Light, NDArray[n
         _direction(azimuth, rng.uniform(0.5, 0.9) if sunny else rng.uniform(0.6, 1.3)),
         warm * (rng.uniform(1.2, 2.2) if sunny else rng.uniform(0.4, 0.9)),
         fill,
-        fill * rng.uniform(0.5, 0.8) * np.array([1.0, 0.92, 0.82]),
+        fill * rng.uniform(0.65, 0.95) * np.array([1.0, 0.92, 0.82]),
         float(rng.uniform(0.006, 0.015) if sunny else rng.uniform(0.03, 0.08)),
         int(rng.integers(1, 4)) if sunny else 0,
         0.0,

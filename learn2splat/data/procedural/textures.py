@@ -209,7 +209,7 @@ def foliage(kind: str, density: int = 40) -> Painter:
             shown = (rng.random(index.max() + 1) < 0.6)[index] & (loops < 0.62)
             rgb = np.where(shown[..., None], colors[index] * (1.2 - 0.7 * loops)[..., None], rgb)
             height = np.where(shown, layer - loops, height)
-        stain = mix(np.ones(3), pick(rng, kind) / pick(rng, kind).mean(), 0.25 + 0.12 * noise(rng, n, 1.5))
+        stain = mix(np.ones(3), (pick(rng, kind) / pick(rng, kind).mean()) ** 0.5, 0.3 + 0.12 * noise(rng, n, 1.5))
         return assemble(rgb * stain * np.exp(0.2 * noise(rng, n, 0.3))[..., None], height, 0.3)
 
     return paint

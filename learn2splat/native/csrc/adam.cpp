@@ -1,9 +1,11 @@
 // One fused step of Adam over all parameters of a scene: nine memory streams instead of some thirty.
-#include <cmath>
 #include <cstddef>
 #include <cstdint>
 
 #include "api.h"
+#include "moments.h"
+
+using namespace l2s;
 
 namespace {
 
@@ -17,13 +19,10 @@ void step(const L2sAdamGroup& g, const L2sAdamConstants& c, int64_t first, int64
     float *m_out = g.m_out + begin, *v_out = g.v_out + begin, *update = g.update + begin;
 #pragma omp simd
     for (int64_t i = 0; i < count; ++i) {
-        const float gradient = grad[i];
-        const float first_moment = m[i] + (1 - c.beta1) * (gradient - m[i]);
-        const float second_moment = c.beta2 * v[i] + (1 - c.beta2) * gradient * gradient;
-        m_out[i] = first_moment;
-        v_out[i] = second_moment;
-        const float direction = first_moment * c.correction1 + c.damping * gradient;
-        update[i] = -rate[i] * direction / (std::sqrt(second_moment) * c.correction2 + c.eps);
+        m_out[i] = first_moment(m[i], grad[i], c.beta1);
+        v_out[i] = second_moment(v[i], grad[i], c.beta2);
+        const float root_v = root(v_out[i], c.correction2, c.eps);
+        update[i] = -rate[i] * base_direction(m_out[i] * c.correction1, grad[i], c.damping, root_v);
     }
 }
 

@@ -112,4 +112,29 @@ struct L2sAdamConstants {
 L2S_PUBLIC void l2s_adam(
     const L2sAdamGroup* groups, int32_t count, const L2sAdamConstants* constants, int32_t threads);
 
+// One parameter under the learned rule; arrays are [rows, width] unless said otherwise, outputs may not overlap inputs.
+struct L2sRuleParameter {
+    const float *grad, *m, *m_slow, *v, *v_fast;
+    float *m_out, *m_slow_out, *v_out, *v_fast_out;
+    float *base;                // the base direction, kept for the neighbours
+    float *update;
+    const float* column_rates;  // [width]
+    const float *slow, *newest, *neighbours, *fast_scale, *shared_scale;  // [width] weights of the directions
+    const float* row_rates;     // [rows], optional: 1
+    int64_t rows;
+    int32_t width;              // at most 64
+    int32_t groups;             // groups of columns that share a second moment: 1 or 2
+    int32_t group_ends[2];      // end column of each, ascending
+};
+
+struct L2sRuleConstants {
+    float m, m_slow, v, v_fast, eps, damping;                      // decays; weight of the gradient in the base
+    float correct_m, correct_m_slow, correct_v, correct_v_fast;    // bias corrections, as factors
+};
+
+// update = -row_rate * column_rate * (base + sum of weight x direction); see optim/learned/moments.py.
+L2S_PUBLIC void l2s_rule(
+    const L2sRuleParameter* parameters, int32_t count, const L2sRuleConstants* constants, const int32_t* neighbours,
+    int32_t neighbour_count, int32_t threads);
+
 }

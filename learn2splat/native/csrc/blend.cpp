@@ -49,39 +49,34 @@ void list_blocks(Workspace& w, int n, BlockMask live) {
 #endif
 }
 
-// Blend the listed splats into one block. Returns whether a pixel is still open.
+// Blend the listed splats into one block. Returns how many it took until no pixel was open any more.
 template <bool kWithDepth>
-bool blend_block(Blended& state, const TileSplat* splats, const uint32_t* list, int length, int first, vf x, vf y,
-                 float max_alpha, int64_t& evaluations) {
-    Blended s = state;
+int blend_block(Blended& state, const TileSplat* splats, const uint32_t* list, int length, int first, vf x, vf y,
+                float max_alpha) {
+    vf running = state.running, transmittance = state.transmittance;
+    vf red = state.red, green = state.green, blue = state.blue, depth = state.depth;
     const vf least = splat(kMinAlpha), most = splat(max_alpha), stop = splat(kMinTransmittance);
-    vi last = s.last - first;  // relative to this batch, like the list
-    bool open = true;
+    vi last = state.last - first;  // relative to this batch, like the list
+    vm going;
     int k = 0;
-    while (k < length) {
-        const TileSplat& splat_k = splats[list[k]];
-        vf alpha = unclamped_alpha(splat_k, whiten(splat_k, x, y));
+    do {
+        const TileSplat& next = splats[list[k]];
+        vf alpha = unclamped_alpha(next, whiten(next, x, y));
         alpha = keep(less_equal(least, alpha), min(alpha, most));
-        vf after = fnma(alpha, s.running, s.running);
-        vm going = less(stop, after);  // stays false once it is, as `after` never rises
-        vf weight = keep(going, alpha * s.running);
-        s.running = after;
-        s.transmittance = select(going, after, s.transmittance);
+        vf after = fnma(alpha, running, running);
+        going = less(stop, after);  // stays false once it is, as `after` never rises
+        vf weight = keep(going, alpha * running);
+        running = after;
+        transmittance = select(going, after, transmittance);
         last = select(going, splat_int((int32_t)list[k]), last);
-        s.red = fma(weight, splat(splat_k.red), s.red);
-        s.green = fma(weight, splat(splat_k.green), s.green);
-        s.blue = fma(weight, splat(splat_k.blue), s.blue);
-        if (kWithDepth) s.depth = fma(weight, splat(splat_k.depth), s.depth);
+        red = fma(weight, splat(next.red), red);
+        green = fma(weight, splat(next.green), green);
+        blue = fma(weight, splat(next.blue), blue);
+        if (kWithDepth) depth = fma(weight, splat(next.depth), depth);
         ++k;
-        if (!any(going)) {
-            open = false;
-            break;
-        }
-    }
-    s.last = last + first;
-    state = s;
-    evaluations += k;
-    return open;
+    } while (any(going) && k < length);
+    state = {transmittance, running, last + first, red, green, blue, depth};
+    return k;
 }
 
 void open_tile(Workspace& w, const Tile& tile, BlockMask* live) {
@@ -138,10 +133,14 @@ void blend_tile(L2sRendering& r, Workspace& w, const Tile& tile, const L2sImages
         list_blocks(w, n, live);
         for (int block = 0; block < kBlocks; ++block) {
             if (!w.lengths[block]) continue;
-            bool open = blend_block<kWithDepth>(w.blocks[block], w.splats, w.lists[block], w.lengths[block],
-                                                (int)(start - begin), w.grid.x[block], w.grid.y[block],
-                                                r.settings.max_alpha, w.evaluations);
-            if (!open) live &= (BlockMask) ~((BlockMask)1 << block);
+            const uint32_t* list = w.lists[block];
+            int taken = blend_block<kWithDepth>(w.blocks[block], w.splats, list, w.lengths[block], (int)(start - begin),
+                                                w.grid.x[block], w.grid.y[block], r.settings.max_alpha);
+            w.evaluations += taken;
+            if (any(less(splat(kMinTransmittance), w.blocks[block].running))) continue;
+            BlockMask bit = (BlockMask)((BlockMask)1 << block);
+            live &= (BlockMask)~bit;
+            for (int k = taken; k < w.lengths[block]; ++k) masks[start + list[k]] &= (BlockMask)~bit;
         }
     }
     close_tile(r, w, tile, out);

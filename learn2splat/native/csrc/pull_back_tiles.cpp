@@ -4,6 +4,9 @@
 // With q = colour (and depth) dotted with the pixel's cotangent, and B the same dot product of all that lies behind,
 // per unit of transmittance: d/d alpha = T (q - B), and then B <- B + alpha (q - B). B starts at what a pixel shows
 // where nothing is drawn. So nothing is ever subtracted that was added before.
+//
+// Alpha is computed in a loop of its own, a batch of (Gaussian, block) pairs ahead. One loop for all would be a chain
+// of a hundred cycles per pair, of which the CPU's window holds too few to stay busy.
 #include "raster.h"
 
 namespace l2s {
@@ -15,9 +18,22 @@ struct Pixels {
     vf red, green, blue, depth;  // cotangents
 };
 
+constexpr int kPairs = 128 + kBlocks;  // a batch ends when the next Gaussian's blocks might not fit
+
+// A Gaussian that waits for its turn.
+struct Pending {
+    int entry, pairs;
+    int64_t row;
+};
+
 struct Workspace {
     BlockGrid grid;
     Pixels blocks[kBlocks];
+    TileSplat splats[kPairs];
+    Pending pending[kPairs];
+    vf alpha[kPairs], raise[kPairs];  // raise: 1 / (1 - alpha)
+    uint32_t pair_block[kPairs + W], pair_splat[kPairs + W];
+    int gaussians, pairs;  // in the batch
     int64_t evaluations;
 };
 
@@ -49,30 +65,57 @@ int open_tile(const L2sRendering& r, Workspace& w, const Tile& tile, const L2sCo
     return furthest;
 }
 
-template <bool kWithDepth>
-L2S_INLINE void pull_back_splat(Workspace& w, const TileSplat& s, BlockMask mask, int entry, vf most, Row* row) {
-    vf sums[W <= kRowFields ? (kRowFields + W - 1) / W * W : W] = {};
-    const vi this_entry = splat_int(entry);
+// Add a Gaussian and the blocks of `mask` to the batch.
+L2S_INLINE void enqueue(Workspace& w, const TileSplat& s, BlockMask mask, int entry, int64_t row) {
+    w.splats[w.gaussians] = s;
+    w.pending[w.gaussians] = {entry, __builtin_popcountll(mask), row};
+#if defined(__AVX512F__)
+    _mm512_storeu_si512(w.pair_block + w.pairs, _mm512_maskz_compress_epi32(mask, (__m512i)lane_index()));
+    _mm512_storeu_si512(w.pair_splat + w.pairs, _mm512_set1_epi32(w.gaussians));
+#else
+    int pair = w.pairs;
+    for (BlockMask m = mask; m; m &= m - 1, ++pair) {
+        w.pair_block[pair] = __builtin_ctzll(m);
+        w.pair_splat[pair] = w.gaussians;
+    }
+#endif
+    w.pairs += w.pending[w.gaussians++].pairs;
+}
+
+// Alpha of every pair, zero where the forward pass did not blend.
+void compute_alphas(Workspace& w, vf most) {
     const vf least = splat(kMinAlpha);
-    for (; mask; mask &= mask - 1) {
-        int block = __builtin_ctzll(mask);
+    for (int pair = 0; pair < w.pairs; ++pair) {
+        const TileSplat& s = w.splats[w.pair_splat[pair]];
+        int block = w.pair_block[pair];
+        vf alpha = unclamped_alpha(s, whiten(s, w.grid.x[block], w.grid.y[block]));
+        vm reached = less_equal_int(splat_int(w.pending[w.pair_splat[pair]].entry), w.blocks[block].last);
+        alpha = keep(less_equal_if(reached, least, alpha), min(alpha, most));
+        w.alpha[pair] = alpha;
+        w.raise[pair] = reciprocal(1.0f - alpha);  // exactly 1 where alpha is 0
+    }
+}
+
+template <bool kWithDepth>
+L2S_INLINE void pull_back_splat(Workspace& w, const TileSplat& s, int first_pair, int end_pair, vf most, Row* row) {
+    vf sums[(kRowFields + W - 1) / W * W] = {};
+    for (int pair = first_pair; pair < end_pair; ++pair) {
+        int block = w.pair_block[pair];
         Pixels& p = w.blocks[block];
-        Whitened at = whiten(s, w.grid.x[block], w.grid.y[block]);
-        vf unclamped = unclamped_alpha(s, at);
-        vm used = less_equal_if(less_equal_int(this_entry, p.last), least, unclamped);
-        vf alpha = keep(used, min(unclamped, most));
-        vf before = p.transmittance * reciprocal(1.0f - alpha);
+        vf alpha = w.alpha[pair];
+        vf before = p.transmittance * w.raise[pair];
         vf q = fma(splat(s.red), p.red, fma(splat(s.green), p.green, splat(s.blue) * p.blue));
         if (kWithDepth) q = fma(splat(s.depth), p.depth, q);
         vf contrast = q - p.behind;
         vf weight = alpha * before;
-        p.transmittance = select(used, before, p.transmittance);
+        p.transmittance = before;
         p.behind = fma(alpha, contrast, p.behind);
         sums[kRed] = fma(weight, p.red, sums[kRed]);
         sums[kGreen] = fma(weight, p.green, sums[kGreen]);
         sums[kBlue] = fma(weight, p.blue, sums[kBlue]);
         if (kWithDepth) sums[kDepth] = fma(weight, p.depth, sums[kDepth]);
-        vf g = keep(less_equal(unclamped, most), weight * contrast);  // a clamped alpha does not move
+        vf g = keep(less(alpha, most), weight * contrast);  // a clamped alpha does not move
+        Whitened at = whiten(s, w.grid.x[block], w.grid.y[block]);
         vf gu = g * at.u, gv = g * at.v;
         sums[kG] += g;
         sums[kGu] += gu;
@@ -85,21 +128,35 @@ L2S_INLINE void pull_back_splat(Workspace& w, const TileSplat& s, BlockMask mask
 }
 
 template <bool kWithDepth>
+void pull_back_batch(L2sRendering& r, Workspace& w) {
+    const vf most = splat(r.settings.max_alpha);
+    compute_alphas(w, most);
+    int pair = 0;
+    for (int i = 0; i < w.gaussians; ++i) {
+        const Pending& next = w.pending[i];
+        pull_back_splat<kWithDepth>(w, w.splats[i], pair, pair + next.pairs, most, &r.rows[next.row]);
+        r.touched[next.row] = 1;
+        pair += next.pairs;
+    }
+    w.evaluations += w.pairs;
+    w.gaussians = w.pairs = 0;
+}
+
+template <bool kWithDepth>
 void pull_back_tile(L2sRendering& r, Workspace& w, const Tile& tile, const L2sCotangents& cotangents) {
     int64_t begin = r.tile_begin[tile.index];
     const uint32_t* entries = r.entries.data() + begin;
     const BlockMask* masks = r.masks.data() + begin;
     const Splat* splats = r.splats.data() + tile.view * r.count;
-    const vf most = splat(r.settings.max_alpha);
     for (int i = open_tile(r, w, tile, cotangents); i >= 0; --i) {
         if (i >= 8) __builtin_prefetch(splats + entries[i - 8]);
         if (!masks[i]) continue;
         const Splat& s = splats[entries[i]];
-        int64_t place = r.row_begin[tile.view] + s.first_row + tile.y * s.row_stride + tile.x;
-        pull_back_splat<kWithDepth>(w, TileSplat(s, tile), masks[i], i, most, &r.rows[place]);
-        r.touched[place] = 1;
-        w.evaluations += __builtin_popcountll(masks[i]);
+        int64_t row = r.row_begin[tile.view] + s.first_row + tile.y * s.row_stride + tile.x;
+        enqueue(w, TileSplat(s, tile), masks[i], i, row);
+        if (w.pairs + kBlocks > kPairs) pull_back_batch<kWithDepth>(r, w);
     }
+    pull_back_batch<kWithDepth>(r, w);
 }
 
 }  // namespace
@@ -115,6 +172,7 @@ void pull_back_tiles(L2sRendering& r, const L2sCotangents& cotangents, int threa
         double begin = thread_seconds();
         FlushDenormals flush;
         Workspace workspace;
+        workspace.gaussians = workspace.pairs = 0;
         workspace.evaluations = 0;
 #pragma omp for schedule(dynamic, 1)
         for (int64_t index = 0; index < tiles; ++index) {

@@ -1,0 +1,96 @@
+// One step of the learned rule: moments of four decays, and a mixture of descent directions with constants per column.
+#include <cstddef>
+#include <cstdint>
+
+#include "api.h"
+#include "moments.h"
+
+using namespace l2s;
+
+namespace {
+
+constexpr int64_t kBlockRows = 32;
+constexpr int32_t kMaxWidth = 64;
+
+// Moments, base direction and everything of the mixture that needs no neighbours, for `rows` rows from `first`.
+void mix_own(const L2sRuleParameter& p, const L2sRuleConstants& c, int64_t first, int64_t rows) {
+    const int32_t width = p.width;
+    float shared[kMaxWidth];
+    for (int64_t row = first; row < first + rows; ++row) {
+        const int64_t at = row * width;
+        const float *grad = p.grad + at, *m = p.m + at, *m_slow = p.m_slow + at, *v = p.v + at, *v_fast = p.v_fast + at;
+        float *m_out = p.m_out + at, *m_slow_out = p.m_slow_out + at, *v_out = p.v_out + at;
+        float *v_fast_out = p.v_fast_out + at, *base = p.base + at, *mixed = p.update + at;
+#pragma omp simd
+        for (int32_t i = 0; i < width; ++i) {
+            m_out[i] = first_moment(m[i], grad[i], c.m);
+            m_slow_out[i] = first_moment(m_slow[i], grad[i], c.m_slow);
+            v_out[i] = second_moment(v[i], grad[i], c.v);
+            v_fast_out[i] = second_moment(v_fast[i], grad[i], c.v_fast);
+        }
+        for (int32_t begin = 0, group = 0; group < p.groups; begin = p.group_ends[group++]) {
+            float sum = 0;
+            for (int32_t i = begin; i < p.group_ends[group]; ++i) sum += v_out[i];
+            const float mean = sum / (p.group_ends[group] - begin);
+            const float inverse = 1.0f / root(mean, c.correct_v, c.eps);
+            for (int32_t i = begin; i < p.group_ends[group]; ++i) shared[i] = inverse;
+        }
+#pragma omp simd
+        for (int32_t i = 0; i < width; ++i) {
+            const float root_v = root(v_out[i], c.correct_v, c.eps);
+            const float root_fast = root(v_fast_out[i], c.correct_v_fast, c.eps);
+            const float momentum = m_out[i] * c.correct_m;
+            base[i] = base_direction(momentum, grad[i], c.damping, root_v);
+            const float own = p.slow[i] * (m_slow_out[i] * c.correct_m_slow) + p.newest[i] * grad[i];
+            mixed[i] = base[i] + own / root_v + p.fast_scale[i] * (momentum / root_fast) +
+                       p.shared_scale[i] * (momentum * shared[i]);
+        }
+    }
+}
+
+// Adds the neighbours' mean base direction and applies the rates.
+void finish(const L2sRuleParameter& p, const int32_t* neighbours, int32_t count, int64_t first, int64_t rows) {
+    const int32_t width = p.width;
+    bool gathers = false;
+    for (int32_t i = 0; i < width; ++i) gathers |= p.neighbours[i] != 0;
+    float mean[kMaxWidth];
+    for (int64_t row = first; row < first + rows; ++row) {
+        float* update = p.update + row * width;
+        const float of_row = p.row_rates ? p.row_rates[row] : 1.0f;
+        if (gathers) {
+            for (int32_t i = 0; i < width; ++i) mean[i] = 0;
+            for (int32_t k = 0; k < count; ++k) {
+                const float* other = p.base + (int64_t)neighbours[row * count + k] * width;
+#pragma omp simd
+                for (int32_t i = 0; i < width; ++i) mean[i] += other[i];
+            }
+#pragma omp simd
+            for (int32_t i = 0; i < width; ++i) update[i] += p.neighbours[i] * (mean[i] / count);
+        }
+#pragma omp simd
+        for (int32_t i = 0; i < width; ++i) update[i] *= -(of_row * p.column_rates[i]);
+    }
+}
+
+}  // namespace
+
+extern "C" L2S_PUBLIC void l2s_rule(
+    const L2sRuleParameter* parameters, int32_t count, const L2sRuleConstants* constants, const int32_t* neighbours,
+    int32_t neighbour_count, int32_t threads) {
+#pragma omp parallel num_threads(threads)
+    {
+        for (int32_t i = 0; i < count; ++i) {
+            const L2sRuleParameter& p = parameters[i];
+#pragma omp for schedule(static) nowait
+            for (int64_t first = 0; first < p.rows; first += kBlockRows)
+                mix_own(p, *constants, first, first + kBlockRows < p.rows ? kBlockRows : p.rows - first);
+        }
+#pragma omp barrier
+        for (int32_t i = 0; i < count; ++i) {
+            const L2sRuleParameter& p = parameters[i];
+#pragma omp for schedule(static) nowait
+            for (int64_t first = 0; first < p.rows; first += kBlockRows)
+                finish(p, neighbours, neighbour_count, first, first + kBlockRows < p.rows ? kBlockRows : p.rows - first);
+        }
+    }
+}

@@ -1,0 +1,96 @@
+"""One fused step of the learned rule over all parameters, in one call to the compiled library."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from ctypes import byref
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from learn2splat.native import loader
+
+MOMENTS = ("m", "m_slow", "v", "v_fast")
+WEIGHTS = ("slow", "newest", "neighbours", "fast_scale", "shared_scale")
+
+
+@dataclass(frozen=True)
+class RuleParameter:
+    """One parameter [N, ...]; width is the product of its trailing sizes.
+
+    Args:
+        grad: [N, ...] float32 on the CPU.
+        moments: four of that shape, in the order of `MOMENTS`.
+        row_rates: [N, 1] step sizes per row, or None.
+        column_rates: [1, width] step sizes per column.
+        weights: [5, width] weights of the directions, in the order of `WEIGHTS`.
+        group_ends: end column of each group of columns that shares a second moment, ascending.
+    """
+
+    grad: Tensor
+    moments: Sequence[Tensor]
+    row_rates: Tensor | None
+    column_rates: Tensor
+    weights: Tensor
+    group_ends: Sequence[int]
+
+
+def rule_step(
+    parameters: Sequence[RuleParameter],
+    neighbours: Tensor,
+    count: int,
+    decays: Mapping[str, float],
+    damping: float,
+) -> list[tuple[Tensor, list[Tensor]]]:
+    """(update, new moments) of each parameter; nothing is changed in place.
+
+    Args:
+        parameters: all that share the Gaussians of ``neighbours``.
+        neighbours: [N, k] int32 rows.
+        count: gradients seen, this one included.
+        decays: ``m, m_slow, v, v_fast, eps``.
+        damping: weight of the newest gradient in the base direction.
+
+    Raises:
+        RuntimeError: there is no compiled library (ask `native.library()` first).
+    """
+    library = loader.library()
+    if library is None:
+        raise RuntimeError(f"the compiled library is missing ({loader.why_missing()}): {loader.INSTALL_HINT}")
+    structures = (loader.RuleParameter * len(parameters))()
+    results, alive = [], []  # what ctypes points to must stay alive until the call returns
+    for structure, p in zip(structures, parameters, strict=True):
+        inputs = [tensor.contiguous() for tensor in (p.grad, *p.moments)]
+        update, base, *moments = (torch.empty_like(inputs[0]) for _ in range(2 + len(MOMENTS)))
+        columns = [p.column_rates.float().reshape(-1).contiguous(), *p.weights.float().contiguous()]
+        rows = None if p.row_rates is None else p.row_rates.float().reshape(-1).contiguous()
+        names = ("grad", *MOMENTS, *(f"{name}_out" for name in MOMENTS), "base", "update", "column_rates", *WEIGHTS)
+        for name, tensor in zip(names, (*inputs, *moments, base, update, *columns), strict=True):
+            setattr(structure, name, tensor.data_ptr())
+        structure.row_rates = None if rows is None else rows.data_ptr()
+        structure.rows, structure.width = p.grad.shape[0], columns[0].numel()
+        ends = [end for i, end in enumerate(p.group_ends) if i == 0 or end > p.group_ends[i - 1]]
+        structure.group_ends[: len(ends)] = ends
+        structure.groups = len(ends)
+        results.append((update, moments))
+        alive.append((inputs, base, columns, rows))
+    constants = loader.RuleConstants(
+        **decays,
+        damping=damping,
+        correct_m=1 / (1 - decays["m"] ** count),
+        correct_m_slow=1 / (1 - decays["m_slow"] ** count),
+        correct_v=1 / (1 - decays["v"] ** count) ** 0.5,
+        correct_v_fast=1 / (1 - decays["v_fast"] ** count) ** 0.5,
+    )
+    neighbours = neighbours.to(torch.int32).contiguous()
+    work = sum(parameter.grad.numel() for parameter in parameters)
+    library.l2s_rule(
+        structures,
+        len(parameters),
+        byref(constants),
+        neighbours.data_ptr(),
+        neighbours.shape[1],
+        loader.thread_count(work // 4),
+    )
+    return results

@@ -1,0 +1,115 @@
+"""What learned optimizers remember of past gradients, and the descent directions they mix from it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from learn2splat.scene.gaussians import GaussianScene
+
+GROUPS = ("means", "log_scales", "quats", "logit_opacities", "sh0", "shN")
+"""Parameter groups with constants of their own."""
+DIRECTIONS = ("slow", "newest", "neighbours", "fast_scale", "shared_scale")
+"""Directions that are mixed into the base direction m / sqrt(v):
+
+- slow: the first moment remembers 100 steps instead of 10;
+- newest: the gradient itself (Nesterov-like damping);
+- neighbours: the mean base direction of the nearest Gaussians;
+- fast_scale: the second moment remembers 50 steps instead of 1,000;
+- shared_scale: one second moment for all numbers of a group of a Gaussian.
+"""
+
+
+@dataclass(frozen=True)
+class MomentDecays:
+    """Decay per step of the first (m) and second (v) moments."""
+
+    m: float = 0.9
+    m_slow: float = 0.99
+    v: float = 0.999
+    v_fast: float = 0.98
+    eps: float = 1e-15
+
+
+def group_slices(parameter: str, coefficients: int) -> dict[str, slice]:
+    """Which columns of a parameter, seen as [N, width], belong to which group.
+
+    Args:
+        parameter: name of a field of `GaussianScene`.
+        coefficients: harmonics per channel, K.
+    """
+    if parameter != "sh":
+        return {parameter: slice(None)}
+    return {"sh0": slice(0, 3), "shN": slice(3, 3 * coefficients)}
+
+
+def as_columns(values: Mapping[str, Tensor], scene: GaussianScene) -> dict[str, Tensor]:
+    """One number per group -> one per column of each parameter, [1, width].
+
+    Args:
+        values: group -> scalar tensor.
+        scene: gives the widths.
+    """
+    columns = {}
+    for name, tensor in scene.items():
+        if name == "sh":
+            width = 3 * (tensor.shape[1] - 1)
+            columns[name] = torch.cat([values["sh0"].expand(3), values["shN"].expand(width)])[None]
+        else:
+            width = tensor[0].numel() if len(tensor) else tensor.new_zeros(1, *tensor.shape[1:]).numel()
+            columns[name] = values[name].expand(width)[None]
+    return columns
+
+
+def advance(old: Mapping[str, Tensor], grad: Tensor, decays: MomentDecays) -> dict[str, Tensor]:
+    """The four moments of one parameter after one more gradient; nothing is changed in place."""
+    return {
+        "m": old["m"].lerp(grad, 1 - decays.m),
+        "m_slow": old["m_slow"].lerp(grad, 1 - decays.m_slow),
+        "v": (old["v"] * decays.v).addcmul_(grad, grad, value=1 - decays.v),
+        "v_fast": (old["v_fast"] * decays.v_fast).addcmul_(grad, grad, value=1 - decays.v_fast),
+    }
+
+
+def directions(
+    moments: Mapping[str, Tensor],
+    grad: Tensor,
+    count: int,
+    neighbours: Tensor,
+    groups: Mapping[str, slice],
+    decays: MomentDecays,
+    damping: float,
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """The base direction and those of `DIRECTIONS` for one parameter, all [N, width] and all of order 1.
+
+    Args:
+        moments: as from `advance`, [N, ...].
+        grad: [N, ...] the newest gradient.
+        count: gradients seen, the newest included (bias correction).
+        neighbours: [N, k] rows of neighbours.
+        groups: columns of each group, from `group_slices`.
+        decays: constants.
+        damping: weight of the newest gradient in the base direction (m + damping * g) / sqrt(v).
+    """
+    rows = grad.shape[0]
+    flat = {name: tensor.reshape(rows, -1) for name, tensor in moments.items()}
+    g = grad.reshape(rows, -1)
+    m = flat["m"] / (1 - decays.m**count)
+    m_slow = flat["m_slow"] / (1 - decays.m_slow**count)
+    root_v = flat["v"].sqrt() / (1 - decays.v**count) ** 0.5 + decays.eps
+    root_fast = flat["v_fast"].sqrt() / (1 - decays.v_fast**count) ** 0.5 + decays.eps
+    mean_v = torch.empty_like(g)
+    for columns in groups.values():
+        mean_v[:, columns] = flat["v"][:, columns].mean(dim=1, keepdim=True)
+    root_shared = mean_v.sqrt() / (1 - decays.v**count) ** 0.5 + decays.eps
+    base = m.add(g, alpha=damping) / root_v
+    return base, {
+        "slow": m_slow / root_v,
+        "newest": g / root_v,
+        "neighbours": base[neighbours.long()].mean(dim=1),
+        "fast_scale": m / root_fast,
+        "shared_scale": m / root_shared,
+    }

@@ -1,0 +1,129 @@
+"""The learned rule: its reductions, and the compiled step against the plain one."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from learn2splat import native
+from learn2splat.optim.adam import Adam
+from learn2splat.optim.base import NEIGHBOURS, StepContext
+from learn2splat.optim.learned.moments import DIRECTIONS, GROUPS
+from learn2splat.optim.learned.rule import LearnedRule
+from learn2splat.optim.rates import GroupRates, PowerDecay
+from learn2splat.scene.neighbours import nearest_neighbours
+from tests.conftest import random_scene
+
+RATES = GroupRates(means=0.02, means_unit="footprint")
+SCHEDULE = PowerDecay(scale=30.0, warm=20.0, power=0.5)
+
+
+def context(step: int, count: int, train_views: int = 24) -> StepContext:
+    scene = random_scene(count)
+    return StepContext(
+        step=step,
+        horizon=None,
+        batch_views=4,
+        train_views=train_views,
+        extent_world=2.0,
+        visible=torch.ones(count, dtype=torch.bool),
+        loss=0.1,
+        pixel_footprint_world=torch.linspace(0.5, 2.0, count, dtype=torch.float64),
+        neighbours=nearest_neighbours(scene.means, NEIGHBOURS),
+    )
+
+
+def trained(seed: int = 0) -> LearnedRule:
+    """A rule with every constant away from zero."""
+    rule, generator = LearnedRule(RATES, SCHEDULE, damping=0.2), torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in rule.parameters():
+            parameter.copy_(0.3 * torch.randn(parameter.shape, generator=generator))
+    return rule
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("damping", [0.0, 0.3])
+@pytest.mark.parametrize("degree", [0, 3])
+def test_untrained_it_is_its_base_to_the_bit(dtype: torch.dtype, damping: float, degree: int) -> None:
+    rule, adam = LearnedRule(RATES, SCHEDULE, damping=damping), Adam(RATES, SCHEDULE, damping=damping)
+    scene = random_scene(33, degree=degree, dtype=dtype)
+    states = rule.init(scene), adam.init(scene)
+    for step in range(6):
+        grads = random_scene(33, seed=step + 1, degree=degree, dtype=dtype)
+        ours, rule_state = rule.update(grads, states[0], scene, context(step, 33))
+        theirs, adam_state = adam.update(grads, states[1], scene, context(step, 33))
+        states = rule_state, adam_state
+        for name, tensor in ours.items():
+            assert torch.equal(tensor, getattr(theirs, name)), name
+
+
+@pytest.mark.parametrize("count", [0, 1, 2, 5, 200])
+@pytest.mark.parametrize("degree", [0, 2, 3])
+def test_the_compiled_step_equals_the_plain_one(count: int, degree: int) -> None:
+    if native.library() is None:
+        pytest.skip(f"no compiled library: {native.why_missing()}")
+    rule = trained()
+    exact = random_scene(count, degree=degree)
+    states = [rule.init(exact), rule.init(exact.to(dtype=torch.float32))]
+    for step in range(4):
+        grads = random_scene(count, seed=step + 1, degree=degree)
+        one, states[0] = rule.update(grads, states[0], exact, context(step, count))
+        two, states[1] = rule.update(
+            grads.to(dtype=torch.float32), states[1], exact.to(dtype=torch.float32), context(step, count)
+        )
+        for name, tensor in one.items():
+            # directions of order 1 cancel: errors are relative to the step size
+            size = 30 * (RATES.sh0 if name == "sh" else getattr(RATES, name))
+            torch.testing.assert_close(getattr(two, name).double(), tensor, rtol=2e-5, atol=1e-5 * size)
+
+
+def test_constants_interpolate_in_log_step_and_follow_the_views() -> None:
+    rule = LearnedRule(RATES, SCHEDULE, knots=(0, 9, 99))
+    group = GROUPS.index("quats")
+    with torch.no_grad():
+        rule.log_step[group, :3] = torch.tensor([0.0, 1.0, -1.0])
+        rule.weight[group, DIRECTIONS.index("slow"), 3:] = 1.0
+
+    def step(at: int, views: int = 24) -> float:
+        return float(rule.constants(context(at, 1, views)).factor["quats"].detach().log())
+
+    squashed = lambda value: 2.5 * float(torch.tanh(torch.tensor(value / 2.5)))  # noqa: E731
+    assert step(0) == pytest.approx(0.0, abs=1e-6)
+    assert step(9) == pytest.approx(squashed(1.0), rel=1e-5)
+    half = round(10**0.5) - 1  # log1p(2) is close to half of log1p(9)
+    expected = float(torch.log1p(torch.tensor(float(half))) / torch.log1p(torch.tensor(9.0)))
+    assert step(half) == pytest.approx(squashed(expected), rel=1e-5)
+    assert step(99) == step(10_000) == pytest.approx(squashed(-1.0), rel=1e-5)
+    slow = rule.constants(context(5, 1, 48)).weights["slow"]
+    assert float(slow["quats"].detach()) == pytest.approx(0.693147, rel=1e-5)
+    assert float(slow["means"].detach()) == 0.0
+
+
+def test_moving_and_scaling_the_world_changes_nothing_but_units() -> None:
+    """Gradients by world lengths shrink as the world grows; the update of the means grows with it."""
+    rule, scene = trained(), random_scene(40)
+    grads = random_scene(40, seed=5)
+    factor = 1000.0
+    one, _ = rule.update(grads, rule.init(scene), scene, context(3, 40))
+    ctx = context(3, 40)
+    from dataclasses import replace
+
+    assert ctx.pixel_footprint_world is not None
+    bigger = replace(ctx, pixel_footprint_world=factor * ctx.pixel_footprint_world, extent_world=factor * 2.0)
+    moved = replace(scene, means=factor * scene.means + 5.0, log_scales=scene.log_scales + 1.0)
+    two, _ = rule.update(replace(grads, means=grads.means / factor), rule.init(scene), moved, bigger)
+    torch.testing.assert_close(two.means, factor * one.means, rtol=1e-9, atol=0)
+    for name in ("log_scales", "quats", "logit_opacities", "sh"):
+        torch.testing.assert_close(getattr(two, name), getattr(one, name), rtol=1e-9, atol=0)
+
+
+def test_neighbours_equal_brute_force() -> None:
+    means = torch.rand(60, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    distances = torch.cdist(means, means).fill_diagonal_(float("inf"))
+    assert torch.equal(nearest_neighbours(means, 6).long(), distances.argsort(dim=1)[:, :6])
+    coincident = nearest_neighbours(torch.zeros(5, 3), 6)
+    assert not (coincident == torch.arange(5)[:, None]).any()
+    assert nearest_neighbours(means[:3], 6).tolist()[0][:2] == nearest_neighbours(means[:3], 6).tolist()[0][2:4]
+    assert nearest_neighbours(means[:1], 6).tolist() == [[0] * 6]
+    assert nearest_neighbours(means[:0], 6).shape == (0, 6)
