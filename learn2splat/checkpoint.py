@@ -121,7 +121,8 @@ def unpack_rollout(tensors: Mapping[str, Tensor], numbers: Mapping[str, Any]) ->
             average=GaussianScene(**groups["average"]) if groups["average"] else None,
             best=GaussianScene(**groups["best"]),
             optimizer=OptimizerState(groups["rows"], groups["shared"]),
-            **geometry,
+            footprint=geometry.get("footprint"),
+            neighbours=geometry.get("neighbours"),
             **numbers,
         )
     except TypeError as error:

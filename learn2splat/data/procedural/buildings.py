@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import ArrayLike
 
 from learn2splat.data.procedural import meshes
+from learn2splat.data.procedural.arrays import Values
 from learn2splat.data.procedural.palette import pick
 from learn2splat.data.procedural.primitives import Finish
 from learn2splat.data.procedural.props import Props
 from learn2splat.data.procedural.world import turn, up
 
 
-def gable(props: Props, center: ArrayLike, half: ArrayLike, rise: float, angle: float, finish: Finish) -> None:
+def gable(props: Props, center: Values, half: Values, rise: float, angle: float, finish: Finish) -> None:
     """A pitched roof over the rectangle ``half`` with its eaves at ``center``; the ridge runs along local x."""
     hx, hy = half
     slope = np.hypot(hy, rise)
@@ -30,12 +30,12 @@ def gable(props: Props, center: ArrayLike, half: ArrayLike, rise: float, angle: 
 
 def windows(
     props: Props,
-    origin: ArrayLike,
-    right: ArrayLike,
-    out: ArrayLike,
-    columns: ArrayLike,
-    rows: ArrayLike,
-    size: ArrayLike,
+    origin: Values,
+    right: Values,
+    out: Values,
+    columns: Values,
+    rows: Values,
+    size: Values,
 ) -> None:
     """A grid of framed windows on a wall.
 
@@ -50,7 +50,7 @@ def windows(
     frame = np.stack([right, out, [0, 0, 1]], 1)
     w, h = size
 
-    def bars(du: float, dv: float, depth: float, half: ArrayLike, finish: Finish) -> None:
+    def bars(du: float, dv: float, depth: float, half: Values, finish: Finish) -> None:
         props.build.add("box", centers + du * right + dv * np.array([0, 0, 1.0]) + depth * out, half, finish, frame)
 
     white = props.shared("white")
@@ -63,7 +63,7 @@ def windows(
     bars(0, -h - 0.08, 0.1, (w * 1.25, 0.14, 0.05), props.shared("stone"))
 
 
-def house(props: Props, at: ArrayLike, half: ArrayLike, height: float, angle: float, wall: Finish) -> None:
+def house(props: Props, at: Values, half: Values, height: float, angle: float, wall: Finish) -> None:
     """A gabled house with windows on all four sides."""
     at = np.asarray(at, float)
     hx, hy = half
@@ -88,7 +88,7 @@ def house(props: Props, at: ArrayLike, half: ArrayLike, height: float, angle: fl
     props.build.add("box", chimney, (0.3, 0.3, 0.9), props.shared("stone"), turn(angle))
 
 
-def fence(props: Props, start: ArrayLike, end: ArrayLike, height: float, spacing: float) -> None:
+def fence(props: Props, start: Values, end: Values, height: float, spacing: float) -> None:
     """Thin posts with two rails from ``start`` to ``end`` [3]."""
     start, end = np.asarray(start, float), np.asarray(end, float)
     length = np.linalg.norm(end - start)
@@ -121,7 +121,7 @@ _CAR = np.array(
 _CABIN = np.array([[-1.32, 1.02], [-0.94, 1.33], [0.42, 1.34], [1.0, 1.01]])
 
 
-def _slab(profile: ArrayLike, half: float) -> meshes.Mesh:
+def _slab(profile: Values, half: float) -> meshes.Mesh:
     """A profile [n, 2] in x and z, closed, as thick as ``2 * half`` along y."""
     ring = np.concatenate([profile, profile[:1]])
     middle = np.broadcast_to(ring.mean(0), ring.shape)
@@ -130,7 +130,7 @@ def _slab(profile: ArrayLike, half: float) -> meshes.Mesh:
     return meshes.grid_mesh(np.stack([np.insert(edge, 1, y, axis=1) for edge, y in columns], axis=1))
 
 
-def car(props: Props, at: ArrayLike, angle: float) -> None:
+def car(props: Props, at: Values, angle: float) -> None:
     """A parked car."""
     at, spin = np.asarray(at, float), turn(angle)
     paint = Finish(props.shared("neutral").texture, 1.0, pick(props.rng, "car") * 1.6, 0.9)
@@ -142,7 +142,7 @@ def car(props: Props, at: ArrayLike, angle: float) -> None:
     props.build.add("cylinder", at + wheels @ spin.T, (0.32, 0.32, 0.1), tyre, axle)
 
 
-def lamp_post(props: Props, at: ArrayLike, height: float) -> None:
+def lamp_post(props: Props, at: Values, height: float) -> None:
     """A thin post with a lantern."""
     at = np.asarray(at, float)
     props.build.add("cylinder", at + up(height / 2), (0.05, 0.05, height / 2), props.shared("metal"))

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
-Array = NDArray[np.float64]
+from learn2splat.data.procedural.arrays import Array, Values
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ def height_field(heights: Array, extent: float) -> Mesh:
     return grid_mesh(np.stack([x, y, heights], -1), np.stack([x, y], -1))
 
 
-def lathe(radii: ArrayLike, heights: ArrayLike, segments: int = 24) -> Mesh:
+def lathe(radii: Values, heights: Values, segments: int = 24) -> Mesh:
     """The profile (radii, heights) turned around z."""
     angle = np.linspace(0, 2 * np.pi, segments + 1)
     radii, heights = np.asarray(radii, float)[:, None], np.asarray(heights, float)[:, None]
@@ -61,7 +61,7 @@ def lathe(radii: ArrayLike, heights: ArrayLike, segments: int = 24) -> Mesh:
     return grid_mesh(np.stack([x, y, np.broadcast_to(heights, x.shape)], -1))
 
 
-def tube(path: Array, radii: ArrayLike, segments: int = 12) -> Mesh:
+def tube(path: Array, radii: Values, segments: int = 12) -> Mesh:
     """A tube of ``radii`` [n] or number around ``path`` [n, 3]."""
     tangent = np.gradient(path, axis=0)
     tangent /= np.linalg.norm(tangent, axis=-1, keepdims=True)

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
 
-Array = NDArray[np.float64]
+from learn2splat.data.procedural.arrays import Array, Values
 
 _SRGB = {
     "wood": [(150, 105, 62), (181, 136, 84), (110, 72, 44), (200, 165, 115), (84, 55, 38), (168, 112, 70)],
@@ -29,7 +28,7 @@ _SRGB = {
 }
 
 
-def linear(srgb: ArrayLike) -> Array:
+def linear(srgb: Values) -> Array:
     """Linear RGB of sRGB in 0..255."""
     value = np.asarray(srgb, float) / 255.0
     return np.where(value <= 0.04045, value / 12.92, ((value + 0.055) / 1.055) ** 2.4)

@@ -5,13 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
-from numpy.typing import NDArray
 
+from learn2splat.data.procedural.arrays import Array, Rng
 from learn2splat.data.procedural.raycast import Eye
 from learn2splat.data.procedural.world import World
-
-Array = NDArray[np.float64]
-Rng = np.random.Generator
 
 
 def look_at(center: Array, target: Array, roll: float = 0.0, up: tuple[float, float, float] = (0, 0, 1)) -> Array:

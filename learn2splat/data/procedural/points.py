@@ -13,9 +13,8 @@ from torch import Tensor
 
 from learn2splat.data.base import PointCloud
 from learn2splat.data.colmap_writer import Tracks
+from learn2splat.data.procedural.arrays import Array
 from learn2splat.data.procedural.raycast import Eye
-
-Array = NDArray[np.float64]
 
 OUTLIERS = 0.03
 """Share of points that are wrong matches."""
@@ -136,6 +135,15 @@ def _spread(
     return np.stack([across, np.maximum(along, across)], 1), ray, distance
 
 
+def _well_placed(lengths: NDArray[np.int64], error: Array, count: int, rng: Rng) -> NDArray[np.int64]:
+    """At most ``count`` of the points seen twice whose relative depth error is small, in ascending order."""
+    good = np.flatnonzero((lengths >= 2) & (error < _LARGEST_DEPTH_ERROR))
+    if len(good) < count // 3:  # hardly any parallax: a mapper in need takes the best of what there is
+        fair = np.flatnonzero((lengths >= 2) & (error < 10 * _LARGEST_DEPTH_ERROR))
+        good = fair[np.argsort(error[fair], kind="stable")[: count // 3]]
+    return np.sort(rng.permutation(good)[:count])
+
+
 def find_points(
     eyes: Sequence[Eye], photos: Sequence[Tensor], depth: Tensor, count: int, rng: np.random.Generator
 ) -> SparsePoints:
@@ -150,8 +158,7 @@ def find_points(
     truth, source, colors = _candidates(eyes, photos, depth, 8 + int(2.5 * count / len(eyes)), rng)
     matched = _tracks_of(eyes, depth, truth, source, rng)
     sigma, ray, distance = _spread(eyes, truth, source, matched, sigma_px)
-    good = np.flatnonzero((matched.sum(0) >= 2) & (sigma[:, 1] < _LARGEST_DEPTH_ERROR * distance))
-    good = np.sort(rng.permutation(good)[:count])
+    good = _well_placed(matched.sum(0), sigma[:, 1] / distance, count, rng)
     truth, source, colors, matched, sigma, ray, distance = (
         truth[good], source[good], colors[good], matched[:, good], sigma[good], ray[good], distance[good]
     )  # fmt: skip

@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
+from learn2splat.data.procedural.arrays import Array, Values
 from learn2splat.data.procedural.geometry import INTERSECT
 from learn2splat.data.procedural.meshes import Mesh
 
-Array = NDArray[np.float64]
 IDENTITY = np.eye(3)
 
 
@@ -28,8 +28,8 @@ class Finish:
     """
 
     texture: int
-    tile: ArrayLike = 1.0
-    tint: ArrayLike = (1.0, 1.0, 1.0)
+    tile: Values = 1.0
+    tint: Values = (1.0, 1.0, 1.0)
     gloss: float = 0.1
     casts: bool = True
     glow: float = 0.0
@@ -79,7 +79,7 @@ class Builder:
     parts: dict[str, list[dict[str, Array]]] = field(default_factory=dict)
 
     def add(
-        self, family: str, center: ArrayLike, size: ArrayLike, finish: Finish, rotation: ArrayLike = IDENTITY, **over
+        self, family: str, center: Values, size: Values, finish: Finish, rotation: Values = IDENTITY, **over
     ) -> None:
         """Add one or N shapes.
 
@@ -107,9 +107,9 @@ class Builder:
         self,
         mesh: Mesh,
         finish: Finish,
-        center: ArrayLike = (0, 0, 0),
-        rotation: ArrayLike = IDENTITY,
-        scale: ArrayLike = 1.0,
+        center: Values = (0, 0, 0),
+        rotation: Values = IDENTITY,
+        scale: Values = 1.0,
     ) -> None:
         """Add a mesh, placed by ``rotation @ (scale * vertex) + center``; its uv are world units before scaling."""
         rotation = np.asarray(rotation, float)

@@ -6,8 +6,9 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from learn2splat.data.procedural.arrays import Rng
 from learn2splat.data.procedural.palette import pick
-from learn2splat.data.procedural.textures import Rng, assemble, mix, noise
+from learn2splat.data.procedural.textures import assemble, mix, noise
 
 _LETTERS = "abcdefghijklmnoprstuvwxyzABCDEFGHKLMNPRST0123456789"
 _KINDS = ("vivid", "paint", "fabric", "plaster", "metal", "clay")

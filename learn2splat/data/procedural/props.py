@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
 
 from learn2splat.data.procedural import meshes
+from learn2splat.data.procedural.arrays import Array, Values
 from learn2splat.data.procedural.palette import pick
 from learn2splat.data.procedural.primitives import Finish
 from learn2splat.data.procedural.prints import cover, page, picture
@@ -24,8 +24,6 @@ from learn2splat.data.procedural.textures import (
     wood,
 )
 from learn2splat.data.procedural.world import Stage, random_rotations, tilt, turn, up
-
-Array = NDArray[np.float64]
 
 UPRIGHT = tilt(np.pi / 2)
 """Takes z to -y: for discs and cylinders that face along y."""
@@ -65,12 +63,12 @@ class Props:
             self._shared[name] = self.stage.finish(painter, tile, side, gloss=gloss)
         return self._shared[name]
 
-    def box(self, low: ArrayLike, high: ArrayLike, finish: Finish, **over: object) -> None:
+    def box(self, low: Values, high: Values, finish: Finish, **over: object) -> None:
         """An axis-aligned box from ``low`` to ``high``."""
         low, high = np.asarray(low, float), np.asarray(high, float)
         self.build.add("box", (low + high) / 2, np.maximum(high - low, 1e-3) / 2, finish, **over)
 
-    def fitted(self, center: ArrayLike, half: ArrayLike, angle: float, finish: Finish, tint: ArrayLike = 1.0) -> None:
+    def fitted(self, center: Values, half: Values, angle: float, finish: Finish, tint: Values = 1.0) -> None:
         """A box with the texture stretched once over its largest face."""
         half = np.asarray(half, float)
         thin = int(np.argmin(half))
@@ -78,7 +76,7 @@ class Props:
         paint = Finish(finish.texture, tile, np.broadcast_to(tint, 3), finish.gloss)
         self.build.add("box", center, half, paint, turn(angle), offset=(0.5, 0.5))
 
-    def table(self, top: float, half: ArrayLike, center: ArrayLike = (0, 0), round_top: bool = False) -> None:
+    def table(self, top: float, half: Values, center: Values = (0, 0), round_top: bool = False) -> None:
         """A table with four legs; ``top`` is the height of its surface."""
         finish = self.stage.finish(self.stage.one_of(wood, wood, marble, fabric, plain("paint")), 1.1, gloss=0.35)
         (hx, hy), (cx, cy) = half, center
@@ -91,7 +89,7 @@ class Props:
         legs = np.column_stack([signs * (np.array([hx, hy]) - 0.06) + (cx, cy), np.full(4, top / 2 - 0.02)])
         self.build.add("box", legs, (0.03, 0.03, top / 2 - 0.02), finish)
 
-    def books(self, at: ArrayLike, count: int) -> None:
+    def books(self, at: Values, count: int) -> None:
         """A pile of books."""
         x, y, z = at
         angle = self.rng.random() * 6
@@ -102,7 +100,7 @@ class Props:
             self.fitted((x, y, z), half, angle + self.rng.normal(0, 0.2), self.shared("cover"), tint)
             z += half[2]
 
-    def shelf_row(self, start: ArrayLike, length: float, along: int = 0) -> None:
+    def shelf_row(self, start: Values, length: float, along: int = 0) -> None:
         """Books standing side by side along axis ``along``."""
         count = int(length / 0.035)
         width = self.rng.uniform(0.008, 0.02, count)
@@ -119,7 +117,7 @@ class Props:
         tint = np.concatenate([pick(self.rng, str(self.rng.choice(kinds)), 1) for _ in width]) * 1.6
         self.build.add("box", centers, half, self.shared("neutral"), tint=tint)
 
-    def vessel(self, at: ArrayLike, height: float, finish: Finish | None = None) -> float:
+    def vessel(self, at: Values, height: float, finish: Finish | None = None) -> float:
         """A vase, mug, jar or bowl; returns the radius at its rim."""
         s = np.linspace(0, 1, 18)
         a, b, c = self.rng.uniform(0.25, 0.6), self.rng.uniform(-0.2, 0.25), self.rng.uniform(0.5, 1.6)
@@ -129,7 +127,7 @@ class Props:
         self.build.add_mesh(meshes.lathe(profile_r, profile_z, 28), finish or self.shared("ceramic"), at)
         return float(radius[-1])
 
-    def fruit(self, at: ArrayLike, count: int, size: float = 0.04) -> None:
+    def fruit(self, at: Values, count: int, size: float = 0.04) -> None:
         """Round fruit lying about."""
         spread = self.rng.normal(0, 2.2 * size * np.sqrt(count), (count, 2))
         radius = size * self.rng.uniform(0.7, 1.15, count)
@@ -138,7 +136,7 @@ class Props:
         tint = np.exp(self.rng.normal(0, 0.25, (count, 3)))
         self.build.add("sphere", centers, shape, self.shared("skin"), random_rotations(self.rng, count), tint=tint)
 
-    def bananas(self, at: ArrayLike, count: int, length: float) -> None:
+    def bananas(self, at: Values, count: int, length: float) -> None:
         """A hand of bent fruit."""
         for i in range(count):
             mesh = meshes.bent(length, length * 0.1, self.rng.uniform(0.9, 1.5), 18, 14)
@@ -161,7 +159,7 @@ class Props:
             rotation = np.stack([side, np.cross(normal, side), normal], -1)
         self.build.add(shape, centers, axes, self.shared("leaf"), rotation, tint=tint)
 
-    def crown(self, center: ArrayLike, radii: ArrayLike, count: int, size: float, kind: str = "leaf") -> None:
+    def crown(self, center: Values, radii: Values, count: int, size: float, kind: str = "leaf") -> None:
         """A tree crown or bush: leaves in clumps over a dark core."""
         center, radii = np.asarray(center, float), np.broadcast_to(radii, (3,))
         clumps = max(4, count // 40)
@@ -175,7 +173,7 @@ class Props:
         tint = 1.1 * np.exp(self.rng.normal(0, 0.12, (clumps, 3)))
         self.build.add("sphere", seats * radii + center, core, self.shared("bush"), tint=tint)
 
-    def tree(self, at: ArrayLike, height: float, leaves: int = 500) -> None:
+    def tree(self, at: Values, height: float, leaves: int = 500) -> None:
         """Trunk, a few limbs and a crown."""
         at = np.asarray(at, float)
         lean = self.rng.normal(0, 0.04 * height, 2)
@@ -192,7 +190,7 @@ class Props:
         size = 1.7 * spread / np.sqrt(leaves) * 2.0
         self.crown(path[-1] + up(0.1 * height), (spread, spread, 0.3 * height), leaves, size)
 
-    def pot_plant(self, at: ArrayLike, height: float) -> None:
+    def pot_plant(self, at: Values, height: float) -> None:
         """A plant with long leaves in a pot."""
         at = np.asarray(at, float)
         rim = self.vessel(at, 0.4 * height, self.stage.finish(plain("clay", 0.1), 0.5, 128, gloss=0.3))
@@ -207,12 +205,12 @@ class Props:
             path = at + np.linspace(0, 1, 5)[:, None] * np.array([*bend, 0.9 * height])
             self.build.add_mesh(meshes.tube(path, 0.008 * height, 5), self.shared("bark"))
 
-    def framed(self, at: ArrayLike, half: ArrayLike, angle: float) -> None:
+    def framed(self, at: Values, half: Values, angle: float) -> None:
         """A picture on a wall that faces -y when ``angle`` is zero."""
         paint = self.stage.finish(self.stage.one_of(picture, picture, cover), gloss=0.3)
         self.fitted(at, (half[0], 0.015, half[1]), angle, paint)
 
-    def sculpture(self, at: ArrayLike, size: float) -> None:
+    def sculpture(self, at: Values, size: float) -> None:
         """A hero object about ``size`` high, of stone, wood, clay or metal."""
         rng = self.rng
         painter = self.stage.one_of(

@@ -10,10 +10,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from learn2splat.data.procedural.arrays import Array
 from learn2splat.data.procedural.geometry import INTERSECT, NEAR, ray_triangle
 from learn2splat.data.procedural.primitives import Placed
-
-Array = NDArray[np.float64]
 
 CHUNK = 32768
 """Rays or candidates handled at once: they stay in cache, and torch does not split them over threads."""

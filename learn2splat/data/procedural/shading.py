@@ -7,12 +7,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from learn2splat.data.procedural.arrays import Array
 from learn2splat.data.procedural.atlas import Atlas
 from learn2splat.data.procedural.geometry import Vec, along, cross, dot, normalised
 from learn2splat.data.procedural.primitives import Placed
 from learn2splat.data.procedural.raycast import Eye, depth_map
 from learn2splat.data.procedural.surface import Surface
-from learn2splat.data.procedural.world import Array, World
+from learn2splat.data.procedural.world import World
 
 SKY_LIGHTS = 20
 _FAR = 30.0

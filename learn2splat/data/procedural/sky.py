@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import cv2
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
+from learn2splat.data.procedural.arrays import Array, Rng, Values
 from learn2splat.data.procedural.palette import pick
 from learn2splat.data.procedural.textures import mix, noise
 from learn2splat.data.procedural.world import Light
-
-Array = NDArray[np.float64]
-Rng = np.random.Generator
 
 _ROWS = 512
 
@@ -21,7 +19,7 @@ def _direction(azimuth: float, elevation: float) -> Array:
     return np.array([c * np.cos(azimuth), c * np.sin(azimuth), np.sin(elevation)])
 
 
-def outdoor(rng: Rng, center: ArrayLike, radius: float, haze: float = 0.002) -> tuple[Light, NDArray[np.float32]]:
+def outdoor(rng: Rng, center: Values, radius: float, haze: float = 0.002) -> tuple[Light, NDArray[np.float32]]:
     """Sun or overcast over hills, trees or a town.
 
     Args:
@@ -55,7 +53,7 @@ def outdoor(rng: Rng, center: ArrayLike, radius: float, haze: float = 0.002) -> 
     return light, _landscape(rng, zenith, horizon, overcast)
 
 
-def mix_color(a: ArrayLike, b: ArrayLike, weight: float) -> Array:
+def mix_color(a: Values, b: Values, weight: float) -> Array:
     """Blend of two colours."""
     return np.asarray(a) * (1 - weight) + np.asarray(b) * weight
 
@@ -109,7 +107,7 @@ def _town(rng: Rng, rgb: Array, elevation: Array, horizon: Array) -> Array:
     return rgb
 
 
-def indoor(rng: Rng, center: ArrayLike, radius: float) -> tuple[Light, NDArray[np.float32]]:
+def indoor(rng: Rng, center: Values, radius: float) -> tuple[Light, NDArray[np.float32]]:
     """Daylight through a window, or lamps; the panorama is what shiny things mirror.
 
     Args:

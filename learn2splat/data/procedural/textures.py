@@ -9,12 +9,11 @@ from collections.abc import Callable
 
 import cv2
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
+from learn2splat.data.procedural.arrays import Array, Rng, Values
 from learn2splat.data.procedural.palette import linear, pick
 
-Array = NDArray[np.float64]
-Rng = np.random.Generator
 Painter = Callable[[Rng, int], NDArray[np.float32]]
 
 
@@ -34,7 +33,7 @@ def noise(rng: Rng, n: int, power: float = 1.0, stretch: float = 1.0, low: float
     return field / (field.std() + 1e-12)
 
 
-def assemble(rgb: ArrayLike, height: Array, relief: float) -> NDArray[np.float32]:
+def assemble(rgb: Values, height: Array, relief: float) -> NDArray[np.float32]:
     """Albedo [n, n, 3] and the slopes of ``height``, scaled so that their standard deviation is ``relief``."""
     du = np.roll(height, -1, 1) - np.roll(height, 1, 1)
     dv = np.roll(height, -1, 0) - np.roll(height, 1, 0)
@@ -43,12 +42,12 @@ def assemble(rgb: ArrayLike, height: Array, relief: float) -> NDArray[np.float32
     return np.concatenate([np.clip(rgb, 0.004, 0.95), slopes], -1).astype(np.float32)
 
 
-def shaded(color: ArrayLike, field: Array, contrast: float) -> Array:
+def shaded(color: Values, field: Array, contrast: float) -> Array:
     """``color`` times exp(contrast * field): variation as pigments and stains have it."""
     return np.asarray(color) * np.exp(contrast * field)[..., None]
 
 
-def mix(a: ArrayLike, b: ArrayLike, weight: Array) -> Array:
+def mix(a: Values, b: Values, weight: Array) -> Array:
     """Blend from ``a`` to ``b`` by ``weight`` [n, n] in 0..1."""
     weight = np.clip(weight, 0, 1)[..., None]
     return np.asarray(a) * (1 - weight) + np.asarray(b) * weight

@@ -8,10 +8,9 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from learn2splat.data.procedural.arrays import Array
 from learn2splat.data.procedural.primitives import Builder, Finish, Placed
 from learn2splat.data.procedural.textures import Painter
-
-Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True)

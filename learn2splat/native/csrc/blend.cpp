@@ -24,6 +24,7 @@ struct Workspace {
     int64_t evaluations;
 };
 
+// The splats that reach each block; two more list entries are valid but mean nothing, as blending looks ahead.
 void list_blocks(Workspace& w, int n, BlockMask live) {
 #if defined(__AVX512F__)
     for (int block = 0; block < kBlocks; ++block) {
@@ -47,9 +48,14 @@ void list_blocks(Workspace& w, int n, BlockMask live) {
             w.lists[block][w.lengths[block]++] = i;
         }
 #endif
+    for (int block = 0; block < kBlocks; ++block)
+        w.lists[block][w.lengths[block]] = w.lists[block][w.lengths[block] + 1] = 0;
 }
 
 // Blend the listed splats into one block. Returns how many it took until no pixel was open any more.
+//
+// Three splats are under way at a time, each at another stage: whitening, exponential, blending. The stages of one
+// splat are a chain of eighty cycles, of which the CPU's window would hold too few to stay busy.
 template <bool kWithDepth>
 int blend_block(Blended& state, const TileSplat* splats, const uint32_t* list, int length, int first, vf x, vf y,
                 float max_alpha) {
@@ -57,22 +63,25 @@ int blend_block(Blended& state, const TileSplat* splats, const uint32_t* list, i
     vf red = state.red, green = state.green, blue = state.blue, depth = state.depth;
     const vf least = splat(kMinAlpha), most = splat(max_alpha), stop = splat(kMinTransmittance);
     vi last = state.last - first;  // relative to this batch, like the list
+    vf exponent = log2_alpha(splats[list[1]], whiten(splats[list[1]], x, y));
+    vf unclamped = exp2(log2_alpha(splats[list[0]], whiten(splats[list[0]], x, y)));
     vm going;
     int k = 0;
     do {
-        const TileSplat& next = splats[list[k]];
-        vf alpha = unclamped_alpha(next, whiten(next, x, y));
-        alpha = keep(less_equal(least, alpha), min(alpha, most));
+        const TileSplat &s = splats[list[k]], &later = splats[list[k + 2]];
+        vf alpha = keep(less_equal(least, unclamped), min(unclamped, most));
+        unclamped = exp2(exponent);
+        exponent = log2_alpha(later, whiten(later, x, y));
         vf after = fnma(alpha, running, running);
         going = less(stop, after);  // stays false once it is, as `after` never rises
         vf weight = keep(going, alpha * running);
         running = after;
         transmittance = select(going, after, transmittance);
         last = select(going, splat_int((int32_t)list[k]), last);
-        red = fma(weight, splat(next.red), red);
-        green = fma(weight, splat(next.green), green);
-        blue = fma(weight, splat(next.blue), blue);
-        if (kWithDepth) depth = fma(weight, splat(next.depth), depth);
+        red = fma(weight, splat(s.red), red);
+        green = fma(weight, splat(s.green), green);
+        blue = fma(weight, splat(s.blue), blue);
+        if (kWithDepth) depth = fma(weight, splat(s.depth), depth);
         ++k;
     } while (any(going) && k < length);
     state = {transmittance, running, last + first, red, green, blue, depth};

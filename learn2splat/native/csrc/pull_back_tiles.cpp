@@ -88,7 +88,7 @@ void compute_alphas(Workspace& w, vf most) {
     for (int pair = 0; pair < w.pairs; ++pair) {
         const TileSplat& s = w.splats[w.pair_splat[pair]];
         int block = w.pair_block[pair];
-        vf alpha = unclamped_alpha(s, whiten(s, w.grid.x[block], w.grid.y[block]));
+        vf alpha = exp2(log2_alpha(s, whiten(s, w.grid.x[block], w.grid.y[block])));
         vm reached = less_equal_int(splat_int(w.pending[w.pair_splat[pair]].entry), w.blocks[block].last);
         alpha = keep(less_equal_if(reached, least, alpha), min(alpha, most));
         w.alpha[pair] = alpha;

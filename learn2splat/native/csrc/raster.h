@@ -2,6 +2,8 @@
 // Coordinates are relative to the tile's centre, which keeps them small and hence exact.
 #pragma once
 
+#include <cstddef>
+
 #include "rendering.h"
 
 #if defined(__x86_64__)
@@ -57,28 +59,24 @@ struct Tile {
     }
 };
 
-// A splat with its mean folded in: u = a x + b y + u0, v = c y + v0.
+// A splat with its mean folded in: u = a x + b y + u0, v = c y + v0. Laid out like `Splat`, to be copied as a whole.
 struct alignas(64) TileSplat {
-    float a, b, u0, c, v0;
+    float u0, v0;
+    float a, b, c;
     float log2_opacity;
     float red, green, blue;
     float depth;
+    float unused[6];
 
     TileSplat() = default;
     L2S_INLINE TileSplat(const Splat& s, const Tile& tile) {
+        std::memcpy(this, &s, sizeof *this);
         float mean_x = s.mean_x - tile.center_x, mean_y = s.mean_y - tile.center_y;
-        a = s.a;
-        b = s.b;
         u0 = -(s.a * mean_x + s.b * mean_y);
-        c = s.c;
         v0 = -s.c * mean_y;
-        log2_opacity = s.log2_opacity;
-        red = s.red;
-        green = s.green;
-        blue = s.blue;
-        depth = s.depth;
     }
 };
+static_assert(sizeof(TileSplat) == sizeof(Splat) && offsetof(TileSplat, depth) == offsetof(Splat, depth), "same layout");
 
 // Forward and backward must take the same decisions, so there is one definition of alpha, in explicit FMAs.
 struct Whitened {
@@ -87,8 +85,8 @@ struct Whitened {
 L2S_INLINE Whitened whiten(const TileSplat& s, vf x, vf y) {
     return {fma(splat(s.a), x, fma(splat(s.b), y, splat(s.u0))), fma(splat(s.c), y, splat(s.v0))};
 }
-L2S_INLINE vf unclamped_alpha(const TileSplat& s, Whitened w) {
-    return exp2(fnma(w.v, w.v, fnma(w.u, w.u, splat(s.log2_opacity))));
+L2S_INLINE vf log2_alpha(const TileSplat& s, Whitened w) {
+    return fnma(w.v, w.v, fnma(w.u, w.u, splat(s.log2_opacity)));
 }
 
 // Which blocks of the tile have a point, not necessarily a pixel, where u^2 + v^2 <= cut: the exact minimum over each

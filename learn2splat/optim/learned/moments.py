@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -46,6 +47,11 @@ def group_slices(parameter: str, coefficients: int) -> dict[str, slice]:
     return {"sh0": slice(0, 3), "shN": slice(3, 3 * coefficients)}
 
 
+def as_matrix(parameter: Tensor) -> Tensor:
+    """[N, ...] -> [N, width]."""
+    return parameter.reshape(parameter.shape[0], math.prod(parameter.shape[1:]))
+
+
 def as_columns(values: Mapping[str, Tensor], scene: GaussianScene) -> dict[str, Tensor]:
     """One number per group -> one per column of each parameter, [1, width].
 
@@ -59,8 +65,7 @@ def as_columns(values: Mapping[str, Tensor], scene: GaussianScene) -> dict[str, 
             width = 3 * (tensor.shape[1] - 1)
             columns[name] = torch.cat([values["sh0"].expand(3), values["shN"].expand(width)])[None]
         else:
-            width = tensor[0].numel() if len(tensor) else tensor.new_zeros(1, *tensor.shape[1:]).numel()
-            columns[name] = values[name].expand(width)[None]
+            columns[name] = values[name].expand(math.prod(tensor.shape[1:]))[None]
     return columns
 
 
@@ -94,9 +99,8 @@ def directions(
         decays: constants.
         damping: weight of the newest gradient in the base direction (m + damping * g) / sqrt(v).
     """
-    rows = grad.shape[0]
-    flat = {name: tensor.reshape(rows, -1) for name, tensor in moments.items()}
-    g = grad.reshape(rows, -1)
+    flat = {name: as_matrix(tensor) for name, tensor in moments.items()}
+    g = as_matrix(grad)
     m = flat["m"] / (1 - decays.m**count)
     m_slow = flat["m_slow"] / (1 - decays.m_slow**count)
     root_v = flat["v"].sqrt() / (1 - decays.v**count) ** 0.5 + decays.eps

@@ -141,7 +141,8 @@ class LearnedRule(torch.nn.Module):
         """The update and the new moments, in torch on any device and in any precision."""
         factor = as_columns(constants.factor, grads)
         weights = {name: as_columns(values, grads) for name, values in constants.weights.items()}
-        updates, rows = [], {}
+        updates: list[Tensor] = []
+        rows: dict[str, Tensor] = {}
         for name, grad in grads.items():
             moments = advance({moment: state.rows[f"{moment}.{name}"] for moment in MOMENTS}, grad, self.decays)
             rows |= {f"{moment}.{name}": tensor for moment, tensor in moments.items()}
@@ -168,7 +169,8 @@ class LearnedRule(torch.nn.Module):
         for name, grad in grads.items():
             moments = [state.rows[f"{moment}.{name}"] for moment in MOMENTS]
             of_parameter = torch.cat([weights[j][name] for j in DIRECTIONS])
-            group_ends = [s.stop or grad[:1].numel() for s in group_slices(name, grads.sh.shape[1]).values()]
+            width = math.prod(grad.shape[1:])
+            group_ends = [columns.stop or width for columns in group_slices(name, grads.sh.shape[1]).values()]
             per_row = rates[name].shape[0] > 1
             parameters.append(
                 RuleParameter(
