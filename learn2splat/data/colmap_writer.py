@@ -159,6 +159,8 @@ def _write_views(
 
 def _errors(scene: SceneData, tracks: Tracks) -> NDArray[np.float64]:
     """Mean reprojection error [P] in pixels, 0 without observations."""
+    if scene.points is None:
+        return np.zeros(0)
     positions = scene.points.positions_world.cpu().double().numpy()
     pose = scene.cameras.cam_from_world.cpu().double().numpy()[tracks.view]
     K = scene.cameras.K.cpu().double().numpy()[tracks.view]

@@ -23,7 +23,7 @@ from learn2splat.data.procedural.textures import noise
 
 pycolmap = pytest.importorskip("pycolmap")
 
-SMALL = ProceduralSpec(seed=3, views=9, width=96, theme="facade")
+SMALL = ProceduralSpec(seed=3, views=8, width=96, theme="facade")
 
 
 @pytest.fixture(scope="module")
@@ -149,7 +149,7 @@ def _points_from_depth(scene: ProceduralScene, view: int) -> tuple[torch.Tensor,
 
 @pytest.mark.parametrize("theme", ["garden", "wall", "street", "aerial"])
 def test_depth_of_one_view_is_depth_of_the_next_where_both_see(theme: str) -> None:
-    scene = make_scene(ProceduralSpec(seed=1, views=12, width=96, theme=theme))
+    scene = make_scene(ProceduralSpec(seed=1, views=7, width=96, theme=theme))
     points, smooth = _points_from_depth(scene, 4)
     cameras, depth = scene.data.cameras, scene.depth[5]
     pose = cameras.cam_from_world[5]
@@ -202,8 +202,10 @@ def test_points_lie_on_surfaces_within_their_stated_noise(scene: ProceduralScene
     local = (pose[:, :3, :3] @ sparse.cloud.positions_world[tracks.point][..., None])[..., 0] + pose[:, :3, 3]
     x, y = tracks.xy.astype(int).T
     inside = (x >= 0) & (y >= 0) & (x < cameras.width) & (y < cameras.height) & ~sparse.outlier[tracks.point]
-    depth = scene.depth[tracks.view, y.clip(0, cameras.height - 1), x.clip(0, cameras.width - 1)]
-    off = (local[:, 2] - depth).abs().numpy() - 0.02 * depth.numpy()  # 0.02: slope within a pixel
+    at = tracks.view, y.clip(0, cameras.height - 1), x.clip(0, cameras.width - 1)
+    far = F.max_pool2d(scene.depth[:, None], 3, 1, 1)[:, 0][at]
+    near = -F.max_pool2d(-scene.depth[:, None], 3, 1, 1)[:, 0][at]
+    off = torch.maximum(near - local[:, 2], local[:, 2] - far).numpy()  # a pixel holds a range of depths
     sigma = sparse.sigma[tracks.point].max(1)
     assert (off < 3 * sigma)[inside].mean() > 0.95
     assert abs(sparse.outlier.mean() - OUTLIERS) < 0.03

@@ -10,7 +10,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-Vec = tuple[Tensor, Tensor, Tensor]
+Vec = tuple[Tensor, ...]
+"""Three components."""
 
 NEAR = 1e-3
 """Hits nearer than this ``t`` are not seen."""
@@ -57,14 +58,13 @@ def ray_sphere(origin: Vec, direction: Vec) -> Tensor:
 
 def ray_box(origin: Vec, direction: Vec) -> Tensor:
     """First ``t`` at which rays meet the box [-1, 1]^3, from outside or inside."""
-    entry, leave = None, None
+    entry, leave = torch.tensor(-torch.inf), torch.tensor(torch.inf)
     for o, d in zip(origin, direction, strict=True):
         inverse = 1.0 / torch.where(d.abs() < _TINY, _TINY, d)
         reach = inverse.abs()
         centre = -o * inverse
         low, high = centre - reach, centre + reach
-        entry = low if entry is None else torch.maximum(entry, low)
-        leave = high if leave is None else torch.minimum(leave, high)
+        entry, leave = torch.maximum(entry.to(low), low), torch.minimum(leave.to(high), high)
     return _nearest(entry, leave, leave > entry)
 
 

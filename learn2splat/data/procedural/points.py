@@ -13,7 +13,7 @@ from torch import Tensor
 
 from learn2splat.data.base import PointCloud
 from learn2splat.data.colmap_writer import Tracks
-from learn2splat.data.procedural.arrays import Array
+from learn2splat.data.procedural.arrays import Array, Rng
 from learn2splat.data.procedural.raycast import Eye
 
 OUTLIERS = 0.03
@@ -21,7 +21,8 @@ OUTLIERS = 0.03
 
 _REPEAT = (0.15, 0.8)
 _TURN = 0.8
-_DEPTH_TOLERANCE = 0.02
+_DEPTH_TOLERANCE = 0.01
+_SMOOTH = 1.2
 _LARGEST_DEPTH_ERROR = 0.05
 
 
@@ -42,19 +43,24 @@ class SparsePoints:
     outlier: NDArray[np.bool_]
 
 
-def usual_count(rng: np.random.Generator, views: int, width: int, height: int) -> int:
+def usual_count(rng: Rng, views: int, width: int, height: int) -> int:
     """How many points reconstructions of real photos of this size keep (1.7k-11k of 11-50 photos at 512 px)."""
     share = width * height / (512 * 384)
     return int(4500 * share**0.75 * (views / 18) ** 0.5 * np.exp(rng.normal(0, 0.3)))
 
 
-def _corners(photo: Tensor, depth: Tensor, count: int, rng: np.random.Generator) -> NDArray[np.int64]:
+def _range(depth: Array) -> tuple[Array, Array]:
+    """Smallest and largest depth [H, W] among the pixels around each."""
+    return cv2.erode(depth, np.ones((3, 3))).astype(float), cv2.dilate(depth, np.ones((3, 3))).astype(float)
+
+
+def _corners(photo: Tensor, depth: Tensor, count: int, rng: Rng) -> NDArray[np.int64]:
     """Pixels (x, y) [n, 2] on a surface where the photo has corners, stronger ones more likely."""
     gray = cv2.cvtColor(photo.numpy(), cv2.COLOR_RGB2GRAY).astype(np.float32)
     strength = cv2.cornerMinEigenVal(gray, 3)
     z = depth.numpy()
-    near, far = cv2.erode(z, np.ones((3, 3))), cv2.dilate(z, np.ones((3, 3)))
-    usable = (near > 0) & (far < 1.05 * near) & (strength >= cv2.dilate(strength, np.ones((3, 3))))
+    near, far = _range(z)
+    usable = (near > 0) & (far < _SMOOTH * near) & (strength >= cv2.dilate(strength, np.ones((3, 3))))
     usable[:2], usable[-2:], usable[:, :2], usable[:, -2:] = False, False, False, False
     y, x = np.nonzero(usable)
     if not len(x):
@@ -81,25 +87,27 @@ def _visible(eye: Eye, depth: Array, points: Array) -> NDArray[np.bool_]:
     pixel, z = _project(eye, points)
     inside = (pixel >= 0).all(1) & (pixel[:, 0] < eye.width) & (pixel[:, 1] < eye.height)
     x, y = np.where(inside[:, None], pixel, 0).astype(np.int64).T
-    return inside & (np.abs(depth[y, x] - z) < _DEPTH_TOLERANCE * z)
+    near, far = _range(depth)
+    fits = (z > near[y, x] * (1 - _DEPTH_TOLERANCE)) & (z < far[y, x] * (1 + _DEPTH_TOLERANCE))
+    return inside & (depth[y, x] > 0) & fits & (far[y, x] < _SMOOTH * near[y, x])
 
 
 def _candidates(
-    eyes: Sequence[Eye], photos: Sequence[Tensor], depth: Tensor, count: int, rng: np.random.Generator
+    eyes: Sequence[Eye], photos: Sequence[Tensor], depth: Tensor, count: int, rng: Rng
 ) -> tuple[Array, NDArray[np.int64], Array]:
     """Exact surface points, the view that proposed each, and its colour."""
     places, sources, colors = [], [], []
     for view, eye in enumerate(eyes):
         pixel = _corners(photos[view], depth[view], count, rng)
         z = depth[view].numpy()[pixel[:, 1], pixel[:, 0]].astype(float)
-        places.append(_unproject(eye, pixel + 0.5, z))
+        places.append(_unproject(eye, pixel.astype(float) + 0.5, z))
         sources.append(np.full(len(pixel), view))
-        colors.append(photos[view].numpy()[pixel[:, 1], pixel[:, 0]] / 255.0)
+        colors.append(photos[view].numpy()[pixel[:, 1], pixel[:, 0]].astype(float) / 255.0)
     return np.concatenate(places), np.concatenate(sources), np.concatenate(colors)
 
 
 def _tracks_of(
-    eyes: Sequence[Eye], depth: Tensor, points: Array, source: NDArray[np.int64], rng: np.random.Generator
+    eyes: Sequence[Eye], depth: Tensor, points: Array, source: NDArray[np.int64], rng: Rng
 ) -> NDArray[np.bool_]:
     """[V, P] which views match which point: those that see it from not too different a side, and are lucky."""
     rays = np.stack([eye.center for eye in eyes])[:, None] - points
@@ -144,9 +152,7 @@ def _well_placed(lengths: NDArray[np.int64], error: Array, count: int, rng: Rng)
     return np.sort(rng.permutation(good)[:count])
 
 
-def find_points(
-    eyes: Sequence[Eye], photos: Sequence[Tensor], depth: Tensor, count: int, rng: np.random.Generator
-) -> SparsePoints:
+def find_points(eyes: Sequence[Eye], photos: Sequence[Tensor], depth: Tensor, count: int, rng: Rng) -> SparsePoints:
     """Points of a simulated reconstruction.
 
     Args:
@@ -180,11 +186,11 @@ def _observe(
     source: NDArray[np.int64],
     outlier: NDArray[np.bool_],
     sigma_px: float,
-    rng: np.random.Generator,
+    rng: Rng,
 ) -> Tracks:
     """Noisy observations of what was matched; a wrong match is seen by its source and one other view."""
     matched = matched.copy()
-    for index in np.flatnonzero(outlier):
+    for index in np.flatnonzero(outlier).tolist():
         others = np.flatnonzero(matched[:, index] & (np.arange(len(eyes)) != source[index]))
         matched[:, index] = False
         matched[[source[index], others[0]], index] = True

@@ -79,7 +79,7 @@ class Builder:
     parts: dict[str, list[dict[str, Array]]] = field(default_factory=dict)
 
     def add(
-        self, family: str, center: Values, size: Values, finish: Finish, rotation: Values = IDENTITY, **over
+        self, family: str, center: Values, size: Values, finish: Finish, rotation: Values = IDENTITY, **over: Values
     ) -> None:
         """Add one or N shapes.
 

@@ -122,7 +122,7 @@ def look(placed: Placed, eye: Eye) -> Seen:
     )
 
 
-def _rectangles(seen: Seen, eye: Eye, band: Band) -> tuple[NDArray[np.int64], Array]:
+def _rectangles(seen: Seen, eye: Eye, band: Band) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Shapes with at least one sample of the band in their bounds, and those bounds (x, y, columns, rows)."""
     ox, oy = band.offset
     x0 = np.maximum(np.ceil(seen.box[0] - ox - 1e-3), 0)
@@ -151,7 +151,9 @@ def _key(t: Tensor, ident: Tensor | int) -> Tensor:
     return (t.contiguous().view(torch.int32).to(torch.int64) << 32) | ident
 
 
-def _cast_large(seen: Seen, shape: int, box: Array, rays: tuple[Tensor, Tensor], base: int, buffer: Tensor) -> None:
+def _cast_large(
+    seen: Seen, shape: int, box: NDArray[np.int64], rays: tuple[Tensor, Tensor], base: int, buffer: Tensor
+) -> None:
     x0, y0, columns, rows = (int(v) for v in box)
     window = (slice(y0, y0 + rows), slice(x0, x0 + columns))
     t = seen.intersect(seen.params[shape], rays[0][window], rays[1][window])
@@ -197,9 +199,9 @@ def cast(views: Sequence[Seen], counts: Sequence[int], eye: Eye, band: Band) -> 
         for i in np.flatnonzero(areas >= _LARGE):
             _cast_large(seen, int(index[i]), boxes[:, i], rays, base, buffer)
         small = np.flatnonzero(areas < _LARGE)
-        shapes, boxes = torch.from_numpy(index[small]), torch.from_numpy(boxes[:, small])
+        shapes, rectangles = torch.from_numpy(index[small]), torch.from_numpy(boxes[:, small])
         for chunk in _chunks(areas[small]):
-            _cast_small(seen, shapes[chunk], boxes[:, chunk], rays, base, buffer)
+            _cast_small(seen, shapes[chunk], rectangles[:, chunk], rays, base, buffer)
         base += count
     return buffer.view(-1)
 

@@ -58,9 +58,14 @@ def mix_color(a: Values, b: Values, weight: float) -> Array:
     return np.asarray(a) * (1 - weight) + np.asarray(b) * weight
 
 
+def _blurred(rgb: Array, sigma: float) -> NDArray[np.float32]:
+    return np.asarray(cv2.GaussianBlur(rgb.astype(np.float32), (0, 0), sigma), np.float32)
+
+
 def _large(field: Array) -> Array:
     """A square tileable field stretched over the panorama."""
-    return cv2.resize(field, (2 * field.shape[1], field.shape[0]), interpolation=cv2.INTER_CUBIC)
+    size = (2 * field.shape[1], field.shape[0])
+    return np.asarray(cv2.resize(field, size, interpolation=cv2.INTER_CUBIC), float)
 
 
 def _skyline(rng: Rng, columns: int, power: float) -> Array:
@@ -90,7 +95,7 @@ def _landscape(rng: Rng, zenith: Array, horizon: Array, overcast: bool) -> NDArr
         rgb = _town(rng, rgb, elevation, horizon)
     below = mix_color(pick(rng, "soil"), horizon, 0.35)
     rgb = np.where((elevation < -0.004)[:, None, None], below, rgb)
-    return cv2.GaussianBlur(rgb.astype(np.float32), (0, 0), 0.6)
+    return _blurred(rgb, 0.6)
 
 
 def _town(rng: Rng, rgb: Array, elevation: Array, horizon: Array) -> Array:
@@ -136,6 +141,6 @@ def indoor(rng: Rng, center: Values, radius: float) -> tuple[Light, NDArray[np.f
     height = np.linspace(0.5, 0.12, rows)[:, None]
     rgb = np.broadcast_to((height * fill.mean() * 1.2)[..., None] * warm, (rows, columns, 3)).copy()
     left = int(azimuth / (2 * np.pi) * columns)
-    window = np.ix_(range(rows // 5, rows // 2), (left + np.arange(-80, 80)) % columns)
+    window = np.ix_(np.arange(rows // 5, rows // 2), (left + np.arange(-80, 80)) % columns)
     rgb[window] = 1.4
-    return light, cv2.GaussianBlur(rgb.astype(np.float32), (0, 0), 3)
+    return light, _blurred(rgb, 3.0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
+from typing import Any
 
 PREFIX = "procedural:"
 PATHS = ("ring", "forward", "walk", "nadir")
@@ -90,7 +91,7 @@ class ProceduralSpec:
         """
         if not is_spec(text):
             raise ValueError(f"{text!r} does not begin with {PREFIX!r}")
-        values: dict[str, int | float | str | None] = {}
+        values: dict[str, Any] = {}
         for item in filter(None, text.removeprefix(PREFIX).split(",")):
             key, equals, value = (part.strip() for part in item.partition("="))
             if key not in _KINDS:

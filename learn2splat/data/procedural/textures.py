@@ -67,11 +67,11 @@ def cells(rng: Rng, n: int, count: int) -> tuple[Array, NDArray[np.int64]]:
     )
     inner = slice(margin, margin + n)
     index = labels_of[labels[inner, inner] - 1]
-    return distance[inner, inner] * (count / n), index
+    return distance[inner, inner].astype(float) * (count / n), index
 
 
 def _soften(field: Array, sigma: float) -> Array:
-    return cv2.GaussianBlur(np.pad(field, 16, mode="wrap"), (0, 0), sigma)[16:-16, 16:-16]
+    return np.asarray(cv2.GaussianBlur(np.pad(field, 16, mode="wrap"), (0, 0), sigma)[16:-16, 16:-16], float)
 
 
 def plain(kind: str, grain: float = 0.05, relief: float = 0.05) -> Painter:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from learn2splat.data.procedural.arrays import Array
+from learn2splat.data.procedural.arrays import Array, Values
 from learn2splat.data.procedural.primitives import Builder, Finish, Placed
 from learn2splat.data.procedural.textures import Painter
 
@@ -70,7 +70,7 @@ class Stage:
     def __post_init__(self) -> None:
         self.build = Builder(self.rng)
 
-    def finish(self, painter: Painter, tile: float = 1.0, side: int = 256, **finish: object) -> Finish:
+    def finish(self, painter: Painter, tile: float = 1.0, side: int = 256, **finish: Values) -> Finish:
         """Paint a new texture of ``side`` texels and return a finish that uses it."""
         self.textures.append(painter(self.rng, side))
         return Finish(len(self.textures) - 1, tile, **finish)

@@ -64,6 +64,7 @@ L2sRendering* l2s_render(const L2sScene* scene, const L2sCameras* cameras, const
     for (int v = 0; v < r->views; ++v) r->view[v] = make_view(*cameras, v);
     r->splats.resize(r->views * r->count);
     r->boxes.resize(r->views * r->count);
+    r->depths.resize(r->views * r->count);
     project(*r, *scene, out->radii, threads);
     bin(*r, threads);
     blend(*r, *out, threads);

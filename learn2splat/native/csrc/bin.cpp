@@ -25,14 +25,14 @@ uint64_t* sort_by_key(uint64_t* a, uint64_t* b, int64_t n, uint32_t largest_key)
 // Front-to-back order of the view's Gaussians that have a tile. Bits of positive floats order like the floats.
 void sort_view(L2sRendering& r, int v) {
     const TileBox* boxes = r.boxes.data() + v * r.count;
-    const Splat* splats = r.splats.data() + v * r.count;
+    const float* depths = r.depths.data() + v * r.count;
     uint64_t* keys = r.sort_scratch.data() + 2 * v * r.count;
     uint32_t least = ~0u, most = 0;
     int64_t n = 0;
     for (int64_t i = 0; i < r.count; ++i) {
         if (!boxes[i].count()) continue;
         uint32_t key;
-        std::memcpy(&key, &splats[i].depth, 4);
+        std::memcpy(&key, depths + i, 4);
         least = std::min(least, key);
         most = std::max(most, key);
         keys[n++] = (uint64_t)key << 32 | (uint32_t)i;
@@ -47,18 +47,17 @@ void sort_view(L2sRendering& r, int v) {
 // Places of each Gaussian's rows relative to the view's first, and the number of entries of each tile.
 void count_view(L2sRendering& r, int v) {
     const TileBox* boxes = r.boxes.data() + v * r.count;
-    Splat* splats = r.splats.data() + v * r.count;
+    int32_t* first_row = r.first_row.data() + v * r.count;
     int64_t* counts = r.tile_begin.data() + 1 + (int64_t)v * r.tiles();
+    const int tiles_x = r.tiles_x;
     std::fill_n(counts, r.tiles(), 0);
-    int64_t rows = 0;
+    int32_t rows = 0;
     for (int64_t i = 0; i < r.count; ++i) {
         TileBox box = boxes[i];
-        if (!box.count()) continue;
-        splats[i].row_stride = box.x1 - box.x0;
-        splats[i].first_row = (int32_t)(rows - box.y0 * splats[i].row_stride - box.x0);
+        first_row[i] = rows;
         rows += box.count();
         for (int y = box.y0; y < box.y1; ++y)
-            for (int x = box.x0; x < box.x1; ++x) ++counts[y * r.tiles_x + x];
+            for (int x = box.x0; x < box.x1; ++x) ++counts[y * tiles_x + x];
     }
     r.row_begin[v + 1] = rows;
 }
@@ -68,12 +67,15 @@ void fill_tiles(L2sRendering& r, int v, int y0, int y1, int64_t* next) {
     const TileBox* boxes = r.boxes.data() + v * r.count;
     const uint32_t* order = r.depth_order.data() + v * r.count;
     const int64_t* begin = r.tile_begin.data() + (int64_t)v * r.tiles();
-    std::copy(begin + y0 * r.tiles_x, begin + y1 * r.tiles_x, next + y0 * r.tiles_x);
-    for (int32_t k = 0; k < r.drawn[v]; ++k) {
+    uint32_t* entries = r.entries.data();
+    const int tiles_x = r.tiles_x, drawn = r.drawn[v];
+    std::copy(begin + y0 * tiles_x, begin + y1 * tiles_x, next + y0 * tiles_x);
+    for (int k = 0; k < drawn; ++k) {
         uint32_t i = order[k];
-        int top = std::max<int>(boxes[i].y0, y0), bottom = std::min<int>(boxes[i].y1, y1);
+        TileBox box = boxes[i];
+        int top = std::max<int>(box.y0, y0), bottom = std::min<int>(box.y1, y1);
         for (int y = top; y < bottom; ++y)
-            for (int x = boxes[i].x0; x < boxes[i].x1; ++x) r.entries[next[y * r.tiles_x + x]++] = i;
+            for (int x = box.x0; x < box.x1; ++x) entries[next[y * tiles_x + x]++] = i;
     }
 }
 
@@ -84,6 +86,7 @@ void bin(L2sRendering& r, int threads) {
     r.tile_begin.resize(2 * all_tiles + 1);  // the second half is where fill_tiles counts
     r.row_begin.resize(r.views + 1);
     r.drawn.resize(r.views);
+    r.first_row.resize(r.views * r.count);
     r.depth_order.resize(r.views * r.count);
     r.sort_scratch.resize(2 * r.views * r.count);
 #pragma omp parallel for schedule(dynamic, 1) num_threads(threads) if (threads > 1)

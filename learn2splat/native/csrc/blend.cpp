@@ -103,21 +103,28 @@ void close_tile(L2sRendering& r, const Workspace& w, const Tile& tile, const L2s
     const float* background = r.view[tile.view].background;
     float* transmittance = r.transmittance.data() + tile.index * kTilePixels;
     int32_t* last = r.last.data() + tile.index * kTilePixels;
+    Plane left, red, green, blue, depth;
     for (int block = 0; block < kBlocks; ++block) {
-        store(transmittance + block * W, w.blocks[block].transmittance);
-        std::memcpy(last + block * W, &w.blocks[block].last, sizeof(vi));
+        const Blended& b = w.blocks[block];
+        store(transmittance + block * W, b.transmittance);
+        std::memcpy(last + block * W, &b.last, sizeof(vi));
+        left.set_block(block, b.transmittance);
+        red.set_block(block, b.red + b.transmittance * background[0]);
+        green.set_block(block, b.green + b.transmittance * background[1]);
+        blue.set_block(block, b.blue + b.transmittance * background[2]);
+        if (out.depth) depth.set_block(block, b.depth);
     }
-    tile.for_each_pixel(r, [&](int position, int64_t pixel) {
-        const Blended& b = w.blocks[position / W];
-        int lane = position % W;
-        float left = b.transmittance[lane];
-        float* rgb = out.image + 3 * pixel;
-        rgb[0] = b.red[lane] + left * background[0];
-        rgb[1] = b.green[lane] + left * background[1];
-        rgb[2] = b.blue[lane] + left * background[2];
-        out.alpha[pixel] = 1.0f - left;
-        if (out.depth) out.depth[pixel] = b.depth[lane];
-    });
+    for (int y = 0; y < tile.height; ++y) {
+        int64_t pixel = tile.pixel(r, 0, y);
+        float *rgb = out.image + 3 * pixel, *alpha = out.alpha + pixel;
+        for (int x = 0; x < tile.width; ++x) {
+            rgb[3 * x] = red.at[y][x];
+            rgb[3 * x + 1] = green.at[y][x];
+            rgb[3 * x + 2] = blue.at[y][x];
+            alpha[x] = 1.0f - left.at[y][x];
+        }
+        if (out.depth) std::memcpy(out.depth + pixel, depth.at[y], tile.width * sizeof(float));
+    }
 }
 
 template <bool kWithDepth>

@@ -28,7 +28,7 @@ L2S_INLINE vm overlaps(vf mean, vf half_width, int size) {
 
 void write_splats(const Seen& s, vf log_opacity, vf cut, const vf color[3], const Chunk& chunk, Splat* splats,
                   uint32_t drawn) {
-    vf fields[kSplatFields] = {s.mean_x,
+    vf fields[sizeof(Splat) / sizeof(float)] = {s.mean_x,
                                s.mean_y,
                                s.a,
                                s.b,
@@ -41,15 +41,12 @@ void write_splats(const Seen& s, vf log_opacity, vf cut, const vf color[3], cons
                                s.cov_xy / s.cov_yy,
                                s.cov_xy / s.cov_xx,
                                cut};
-    const float* lanes = reinterpret_cast<const float*>(fields);
-    for (int i = 0; i < chunk.lanes; ++i) {
-        if (!(drawn >> i & 1)) continue;
-        float* out = reinterpret_cast<float*>(splats + i);
-        for (int k = 0; k < kSplatFields; ++k) out[k] = lanes[k * W + i];
-    }
+    Splat rows[W];
+    scatter_rows(fields, sizeof(Splat) / sizeof(float), W, &rows[0].mean_x, sizeof(Splat) / sizeof(float));
+    for (int i = 0; i < chunk.lanes; ++i)
+        if (drawn >> i & 1) splats[i] = rows[i];
 }
 
-// Returns whether any lane is drawn.
 void project_chunk(L2sRendering& r, const L2sScene& scene, const Shape& shape, const Chunk& chunk, int v,
                    const vf* sh, int32_t* radii) {
     const View& view = r.view[v];
@@ -73,11 +70,13 @@ void project_chunk(L2sRendering& r, const L2sScene& scene, const Shape& shape, c
     static_assert(kTile == 16, "the shifts above");
     uint32_t drawn_bits = bits(drawn), reached_bits = bits(reached);
     TileBox* boxes = r.boxes.data() + v * r.count + chunk.first;
+    float* depths = r.depths.data() + v * r.count + chunk.first;
     for (int i = 0; i < chunk.lanes; ++i) {
         radii[v * r.count + chunk.first + i] = drawn_bits >> i & 1 ? radius[i] : 0;
         boxes[i] = reached_bits >> i & 1
                        ? TileBox{(uint16_t)x0[i], (uint16_t)y0[i], (uint16_t)x1[i], (uint16_t)y1[i]}
                        : TileBox{0, 0, 0, 0};
+        depths[i] = s.camera.z[i];
     }
     if (!reached_bits) return;
 

@@ -27,25 +27,22 @@ L2S_INLINE vf dot(const vf* a, const vf* b) { return a[0] * b[0] + a[1] * b[1] +
 
 // Sums the rows of the chunk's Gaussians in one view. Returns whether there were any.
 bool sum_rows(const L2sRendering& r, int v, const Chunk& chunk, vf sums[kRowFields]) {
-    constexpr int fields = (kRowFields + W - 1) / W * W;
-    alignas(64) float rows[W][fields] = {};
+    constexpr int parts = kRowFields / W;
+    Row rows[W] = {};
     bool found = false;
     for (int i = 0; i < chunk.lanes; ++i) {
         int64_t gaussian = v * r.count + chunk.first + i;
-        TileBox box = r.boxes[gaussian];
-        int count = box.count();
-        if (!count) continue;
-        const Splat& s = r.splats[gaussian];
-        int64_t place = r.row_begin[v] + s.first_row + box.y0 * s.row_stride + box.x0;
-        vf total[fields / W] = {};
+        int count = r.boxes[gaussian].count();
+        int64_t place = r.row_begin[v] + r.first_row[gaussian];
+        vf total[parts] = {};
         for (int k = 0; k < count; ++k) {
             if (!r.touched[place + k]) continue;
-            for (int part = 0; part < fields / W; ++part) total[part] += load(r.rows[place + k].field + part * W);
+            for (int part = 0; part < parts; ++part) total[part] += load(r.rows[place + k].field + part * W);
             found = true;
         }
-        for (int part = 0; part < fields / W; ++part) store(rows[i] + part * W, total[part]);
+        for (int part = 0; part < parts; ++part) store(rows[i].field + part * W, total[part]);
     }
-    if (found) gather_rows(rows[0], fields, kRowFields, W, sums);
+    if (found) gather_rows(rows[0].field, kRowFields, kRowFields, W, sums);
     return found;
 }
 

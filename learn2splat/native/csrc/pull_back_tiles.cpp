@@ -43,25 +43,31 @@ int open_tile(const L2sRendering& r, Workspace& w, const Tile& tile, const L2sCo
     const float* transmittance = r.transmittance.data() + tile.index * kTilePixels;
     const int32_t* last = r.last.data() + tile.index * kTilePixels;
     int furthest = -1;
+    for (int i = 0; i < kTilePixels; ++i) furthest = last[i] > furthest ? last[i] : furthest;
+    if (furthest < 0) return furthest;
+    Plane red, green, blue, alpha = {}, depth = {};
+    for (int y = 0; y < tile.height; ++y) {
+        int64_t pixel = tile.pixel(r, 0, y);
+        const float* rgb = cotangents.image + 3 * pixel;
+        for (int x = 0; x < tile.width; ++x) {
+            red.at[y][x] = rgb[3 * x];
+            green.at[y][x] = rgb[3 * x + 1];
+            blue.at[y][x] = rgb[3 * x + 2];
+        }
+        if (cotangents.alpha) std::memcpy(alpha.at[y], cotangents.alpha + pixel, tile.width * sizeof(float));
+        if (cotangents.depth) std::memcpy(depth.at[y], cotangents.depth + pixel, tile.width * sizeof(float));
+    }
     for (int block = 0; block < kBlocks; ++block) {
         Pixels& p = w.blocks[block];
-        p = Pixels{};
         p.transmittance = load(transmittance + block * W);
         std::memcpy(&p.last, last + block * W, sizeof(vi));
-        for (int lane = 0; lane < W; ++lane) furthest = p.last[lane] > furthest ? p.last[lane] : furthest;
+        vm inside = less_equal_int(vi{}, p.last);  // outside the image the planes hold nothing
+        p.red = keep(inside, red.block(block));
+        p.green = keep(inside, green.block(block));
+        p.blue = keep(inside, blue.block(block));
+        p.depth = depth.block(block);
+        p.behind = p.red * background[0] + p.green * background[1] + p.blue * background[2] - alpha.block(block);
     }
-    if (furthest < 0) return furthest;
-    tile.for_each_pixel(r, [&](int position, int64_t pixel) {
-        Pixels& p = w.blocks[position / W];
-        int lane = position % W;
-        const float* rgb = cotangents.image + 3 * pixel;
-        p.red[lane] = rgb[0];
-        p.green[lane] = rgb[1];
-        p.blue[lane] = rgb[2];
-        float behind = rgb[0] * background[0] + rgb[1] * background[1] + rgb[2] * background[2];
-        p.behind[lane] = cotangents.alpha ? behind - cotangents.alpha[pixel] : behind;
-        if (cotangents.depth) p.depth[lane] = cotangents.depth[pixel];
-    });
     return furthest;
 }
 
@@ -98,7 +104,7 @@ void compute_alphas(Workspace& w, vf most) {
 
 template <bool kWithDepth>
 L2S_INLINE void pull_back_splat(Workspace& w, const TileSplat& s, int first_pair, int end_pair, vf most, Row* row) {
-    vf sums[(kRowFields + W - 1) / W * W] = {};
+    vf sums[kRowFields] = {};
     for (int pair = first_pair; pair < end_pair; ++pair) {
         int block = w.pair_block[pair];
         Pixels& p = w.blocks[block];
@@ -147,13 +153,16 @@ void pull_back_tile(L2sRendering& r, Workspace& w, const Tile& tile, const L2sCo
     int64_t begin = r.tile_begin[tile.index];
     const uint32_t* entries = r.entries.data() + begin;
     const BlockMask* masks = r.masks.data() + begin;
-    const Splat* splats = r.splats.data() + tile.view * r.count;
+    int64_t first_gaussian = tile.view * r.count, first_row = r.row_begin[tile.view];
+    const Splat* splats = r.splats.data() + first_gaussian;
+    const TileBox* boxes = r.boxes.data() + first_gaussian;
+    const int32_t* rows = r.first_row.data() + first_gaussian;
     for (int i = open_tile(r, w, tile, cotangents); i >= 0; --i) {
         if (i >= 8) __builtin_prefetch(splats + entries[i - 8]);
         if (!masks[i]) continue;
-        const Splat& s = splats[entries[i]];
-        int64_t row = r.row_begin[tile.view] + s.first_row + tile.y * s.row_stride + tile.x;
-        enqueue(w, TileSplat(s, tile), masks[i], i, row);
+        uint32_t gaussian = entries[i];
+        int64_t row = first_row + rows[gaussian] + boxes[gaussian].place(tile.x, tile.y);
+        enqueue(w, TileSplat(splats[gaussian], tile), masks[i], i, row);
         if (w.pairs + kBlocks > kPairs) pull_back_batch<kWithDepth>(r, w);
     }
     pull_back_batch<kWithDepth>(r, w);

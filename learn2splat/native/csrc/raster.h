@@ -30,6 +30,28 @@ struct BlockGrid {
     }
 };
 
+// One channel of a tile's pixels row by row, to and from the vectors of its blocks.
+struct Plane {
+    float at[kTile][kTile];
+
+    L2S_INLINE vf block(int block) const {
+        vf v;
+        for (int row = 0; row < kBlockHeight; ++row)
+            std::memcpy(reinterpret_cast<float*>(&v) + row * kBlockWidth, corner(block) + row * kTile, kBlockWidth * 4);
+        return v;
+    }
+    L2S_INLINE void set_block(int block, vf v) {
+        for (int row = 0; row < kBlockHeight; ++row)
+            std::memcpy(const_cast<float*>(corner(block)) + row * kTile,
+                        reinterpret_cast<const float*>(&v) + row * kBlockWidth, kBlockWidth * 4);
+    }
+
+  private:
+    L2S_INLINE const float* corner(int block) const {
+        return &at[block / kBlocksPerRow * kBlockHeight][block % kBlocksPerRow * kBlockWidth];
+    }
+};
+
 // A tile of one view.
 struct Tile {
     int view, x, y;       // x, y in tiles
@@ -48,14 +70,9 @@ struct Tile {
         height = r.height - y * kTile < kTile ? r.height - y * kTile : kTile;
     }
 
-    // Calls f(position in block order, index of the pixel in a [views, height, width] image).
-    template <class F>
-    L2S_INLINE void for_each_pixel(const L2sRendering& r, F f) const {
-        for (int py = 0; py < height; ++py) {
-            int64_t pixel = ((int64_t)view * r.height + y * kTile + py) * r.width + x * kTile;
-            int row = py / kBlockHeight * kBlocksPerRow * W + py % kBlockHeight * kBlockWidth;
-            for (int px = 0; px < width; ++px) f(row + px / kBlockWidth * W + px % kBlockWidth, pixel + px);
-        }
+    // Index of the pixel (x, y) of this tile in a [views, height, width] image.
+    int64_t pixel(const L2sRendering& r, int px, int py) const {
+        return ((int64_t)view * r.height + y * kTile + py) * r.width + x * kTile + px;
     }
 };
 

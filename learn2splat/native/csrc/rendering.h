@@ -46,24 +46,22 @@ struct alignas(64) Splat {
     float depth;
     float x_per_y, y_per_x;  // where u^2 + v^2 is least along a row, a column
     float cut;               // u^2 + v^2 beyond which alpha < 1/255, a little enlarged
-    int32_t first_row;       // rows[first_row + ty * row_stride + tx] belongs to tile (tx, ty)
-    int32_t row_stride;
-    int32_t unused;
+    float unused[3];
 };
-constexpr int kSplatFields = 13;  // the floats above, in that order
 static_assert(sizeof(Splat) == 64, "one cache line");
 
 // Tiles [x0, x1) x [y0, y1) in which a Gaussian can reach alpha 1/255.
 struct TileBox {
     uint16_t x0, y0, x1, y1;
     int count() const { return (x1 - x0) * (y1 - y0); }
+    int place(int x, int y) const { return (y - y0) * (x1 - x0) + x - x0; }  // of a tile among the box's
 };
 
 // Derivatives of one (Gaussian, tile) pair. With g = dL / d ln(alpha) at a pixel, sums over the tile's pixels of
 // g (1, u, v, u^2, u v, v^2), and of the blending weight times the cotangents of colour and depth.
-enum RowField { kG, kGu, kGv, kGuu, kGuv, kGvv, kRed, kGreen, kBlue, kDepth, kRowFields };
+enum RowField { kG, kGu, kGv, kGuu, kGuv, kGvv, kRed, kGreen, kBlue, kDepth, kUsedRowFields, kRowFields = 16 };
 struct alignas(64) Row {
-    float field[16];
+    float field[kRowFields];
 };
 
 struct View {
@@ -84,7 +82,9 @@ struct L2sRendering {
     l2s::Buffer<l2s::View> view;
     l2s::Buffer<l2s::Splat> splats;     // [views, count], written where drawn
     l2s::Buffer<l2s::TileBox> boxes;    // [views, count], empty where not drawn
-    l2s::Buffer<uint32_t> depth_order;  // [views, count], Gaussians with a tile, front to back; then scratch of the sort
+    l2s::Buffer<float> depths;          // [views, count], written where drawn
+    l2s::Buffer<int32_t> first_row;     // [views, count], relative to the view's first row
+    l2s::Buffer<uint32_t> depth_order;  // [views, count], Gaussians with a tile, front to back
     l2s::Buffer<uint64_t> sort_scratch;
     l2s::Buffer<int64_t> tile_begin;    // [views * tiles + 1] into entries
     l2s::Buffer<int64_t> row_begin;     // [views + 1] into rows

@@ -240,15 +240,45 @@ L2S_INLINE vf sum_each(const vf* v) {
     }
 }
 
-// Rows of W consecutive structures of `stride` floats -> one vector per field.
-L2S_INLINE void gather_rows(const float* rows, int stride, int fields, int lanes, vf* out) {
-    for (int i = 0; i < lanes; ++i)
-        for (int k = 0; k < fields; ++k) reinterpret_cast<float*>(out + k)[i] = rows[(int64_t)i * stride + k];
+// Exchange bit h of the vector's number with bit h of the lane's number; over all bits that is the transpose.
+template <int h = W / 2>
+L2S_INLINE void transpose(vf* m) {
+    vi first, second;
+    for (int i = 0; i < W; ++i) {
+        first[i] = i & h ? W + i - h : i;
+        second[i] = i & h ? W + i : i + h;
+    }
+    for (int i = 0; i < W; ++i) {
+        if (i & h) continue;
+        vf a = m[i], b = m[i + h];
+        m[i] = __builtin_shuffle(a, b, first);
+        m[i + h] = __builtin_shuffle(a, b, second);
+    }
+    if constexpr (h > 1) transpose<h / 2>(m);
 }
 
-L2S_INLINE void scatter_rows(const vf* in, int fields, int lanes, float* rows, int stride) {
+// `lanes` rows that lie `stride` floats apart -> one vector per field.
+L2S_INLINE void gather_rows(const float* rows, int64_t stride, int fields, int lanes, vf* out) {
+    int done = 0;
+    for (; lanes == W && done + W <= fields; done += W) {
+        for (int i = 0; i < W; ++i) out[done + i] = load(rows + i * stride + done);
+        transpose(out + done);
+    }
     for (int i = 0; i < lanes; ++i)
-        for (int k = 0; k < fields; ++k) rows[(int64_t)i * stride + k] = reinterpret_cast<const float*>(in + k)[i];
+        for (int k = done; k < fields; ++k) reinterpret_cast<float*>(out + k)[i] = rows[i * stride + k];
+}
+
+// The other way round.
+L2S_INLINE void scatter_rows(const vf* in, int fields, int lanes, float* rows, int64_t stride) {
+    int done = 0;
+    for (; lanes == W && done + W <= fields; done += W) {
+        vf block[W];
+        for (int i = 0; i < W; ++i) block[i] = in[done + i];
+        transpose(block);
+        for (int i = 0; i < W; ++i) store(rows + i * stride + done, block[i]);
+    }
+    for (int i = 0; i < lanes; ++i)
+        for (int k = done; k < fields; ++k) rows[i * stride + k] = reinterpret_cast<const float*>(in + k)[i];
 }
 
 }  // namespace l2s

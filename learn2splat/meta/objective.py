@@ -1,0 +1,155 @@
+"""What a learned optimizer is trained for: first-order credit at later and averaged scenes.
+
+No graph goes through the renderer. Inside a window of steps the optimizer's updates are kept with their graph to its
+weights; a gradient measured at a later scene is then taken as the derivative of the meta-loss by each of them (the
+Jacobian from one step to a later one is taken as the identity, as in first-order meta-learning, Nichol et al. 2018).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from learn2splat.optim.base import Need, OptimizerState, SceneOptimizer, StepContext
+from learn2splat.rollout import Rollout
+from learn2splat.scene.gaussians import GaussianScene
+from learn2splat.scene.lineage import Lineage
+
+
+@dataclass(frozen=True)
+class TapedStep:
+    """One step of a window.
+
+    Args:
+        update: with its graph to the optimizer's weights.
+        grads: the batch gradient that the update was made from; constant.
+    """
+
+    update: GaussianScene
+    grads: GaussianScene
+
+
+class Taped:
+    """A `SceneOptimizer` that passes another's updates on as constants and keeps them with their graph."""
+
+    def __init__(self, optimizer: SceneOptimizer) -> None:
+        self.optimizer = optimizer
+        self.tape: list[TapedStep] = []
+
+    @property
+    def needs(self) -> frozenset[Need]:
+        return self.optimizer.needs
+
+    def init(self, scene: GaussianScene) -> OptimizerState:
+        return self.optimizer.init(scene)
+
+    def update(
+        self, grads: GaussianScene, state: OptimizerState, scene: GaussianScene, context: StepContext
+    ) -> tuple[GaussianScene, OptimizerState]:
+        update, state = self.optimizer.update(grads, state, scene, context)
+        self.tape.append(TapedStep(update, grads))
+        return update.detach(), state
+
+    def reindex(self, state: OptimizerState, lineage: Lineage) -> OptimizerState:
+        return self.optimizer.reindex(state, lineage)
+
+
+class MetaObjective(Protocol):
+    """Judges a window of steps."""
+
+    def __call__(self, tape: Sequence[TapedStep], rollout: Rollout, held: Sequence[int], seed: int) -> Tensor:
+        """Meta-loss, a scalar differentiable in the optimizer's weights.
+
+        Args:
+            tape: the steps of the window, oldest first.
+            rollout: after the window.
+            held: held-out views of the task.
+            seed: of the choice of views.
+        """
+        ...
+
+
+class AveragedTrajectory:
+    """Credit from the gradient at the running average of the trajectory, on held-out and on training views.
+
+    The meta-loss is ``sum_i <delta_i, G_i> / sum_i <|delta_i|, |G_i|>``, in -1..1, with G_i the gradient at the
+    averaged scene after the window plus ``later`` times the batch gradients of the window's later steps, discounted.
+
+    Args:
+        held_views, train_views: views of each kind that G is measured on.
+        later_early, later_late: weight of the later batch gradients before and after ``early_steps``.
+        early_steps: see above; the average lags least where the trajectory is fastest.
+        discount: per step between an update and a later batch gradient.
+    """
+
+    def __init__(
+        self,
+        held_views: int = 3,
+        train_views: int = 2,
+        later_early: float = 0.3,
+        later_late: float = 0.03,
+        early_steps: int = 20,
+        discount: float = 0.9,
+    ) -> None:
+        self.held_views, self.train_views = held_views, train_views
+        self.later_early, self.later_late, self.early_steps = later_early, later_late, early_steps
+        self.discount = discount
+
+    def __call__(self, tape: Sequence[TapedStep], rollout: Rollout, held: Sequence[int], seed: int) -> Tensor:
+        generator = torch.Generator().manual_seed(seed)
+        views = _some(held, self.held_views, generator) + _some(rollout.train, self.train_views, generator)
+        ahead = rollout.scene_loss.gradient(rollout.state.output, views).grads
+        later = self.later_early if rollout.state.step <= self.early_steps else self.later_late
+        gained, size = torch.zeros(()), torch.zeros(())
+        credit = ahead
+        for step in reversed(tape):
+            gained = gained + _inner(step.update, credit)
+            size = size + _inner(step.update.detach().map(torch.abs), credit.map(torch.abs))
+            credit = _discounted(credit, ahead, step.grads, self.discount, later)
+        return gained / size.clamp_min(1e-30)
+
+
+class Greedy:
+    """The published objective's credit: each update is judged at the very next step only.
+
+    With ``uphill`` > 0 an update against the gradient's sign costs extra, as in Learn2Splat's delta loss.
+    """
+
+    def __init__(self, held_views: int = 4, uphill: float = 0.0) -> None:
+        self.held_views, self.uphill = held_views, uphill
+
+    def __call__(self, tape: Sequence[TapedStep], rollout: Rollout, held: Sequence[int], seed: int) -> Tensor:
+        generator = torch.Generator().manual_seed(seed)
+        last = rollout.scene_loss.gradient(rollout.state.scene, _some(held, self.held_views, generator)).grads
+        following = [step.grads for step in tape[1:]] + [last]
+        gained, size = torch.zeros(()), torch.zeros(())
+        for step, credit in zip(tape, following, strict=True):
+            gained = gained + _inner(step.update, credit)
+            if self.uphill:
+                against = step.update.map(lambda u, g: (u * g.sign()).clamp_min(0), step.grads)
+                gained = gained + self.uphill * _inner(against, credit.map(torch.abs))
+            size = size + _inner(step.update.detach().map(torch.abs), credit.map(torch.abs))
+        return gained / size.clamp_min(1e-30)
+
+
+def _some(views: Sequence[int], count: int, generator: torch.Generator) -> list[int]:
+    order = torch.randperm(len(views), generator=generator)[:count].tolist()
+    return [views[i] for i in order]
+
+
+def _inner(one: GaussianScene, two: GaussianScene) -> Tensor:
+    total = torch.zeros(())
+    for a, b in zip(one.tensors(), two.tensors(), strict=True):
+        total = total + (a * b).sum()
+    return total
+
+
+def _discounted(
+    credit: GaussianScene, ahead: GaussianScene, grads: GaussianScene, discount: float, later: float
+) -> GaussianScene:
+    """Credit of the step before: the part from later batches fades, the batch gradient of this step joins it."""
+    return credit.map(lambda c, a, g: a + discount * (c - a) + later * g, ahead, grads)

@@ -1,0 +1,181 @@
+"""Training tasks: captures, thinned and disturbed at random, so that none of it is new to the optimizer in use."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from learn2splat.data.base import PointCloud, SceneData
+from learn2splat.scene.gaussians import GaussianScene
+from learn2splat.scene.initialise import from_points, random_points
+
+
+@dataclass(frozen=True)
+class PhotoStack:
+    """Photos in memory, uint8 [H, W, 3] each."""
+
+    photos: tuple[Tensor, ...]
+
+    def __len__(self) -> int:
+        return len(self.photos)
+
+    def __getitem__(self, view: int) -> Tensor:
+        return self.photos[view]
+
+
+@dataclass(frozen=True)
+class TaskRanges:
+    """What is drawn for a task; pairs are (low, high).
+
+    Args:
+        gaussians: number of Gaussians, log-uniform.
+        long_side: of the photos in pixels.
+        few_views: training views of a data-poor task.
+        share_few: how often a task is data-poor.
+        share_views: of the views, for all other tasks.
+        opacity: initial opacity.
+        log_scale_sigma: of the factor on the initial scales.
+        share_moved: how often positions are disturbed, by up to ``moved`` of the point spacing.
+        share_random_init: how often the points are replaced by random ones.
+        share_gain, gain: how often, and how far, the channels of all photos are scaled.
+        share_background: how often the background is a random colour instead of black.
+        sh_degrees: to choose from.
+        batch_views: to choose from.
+    """
+
+    gaussians: tuple[int, int] = (300, 1500)
+    long_side: tuple[int, int] = (48, 96)
+    few_views: tuple[int, int] = (3, 15)
+    share_few: float = 0.35
+    share_views: tuple[float, float] = (0.5, 1.0)
+    opacity: tuple[float, float] = (0.05, 0.3)
+    log_scale_sigma: float = 0.3
+    share_moved: float = 0.3
+    moved: float = 0.5
+    share_random_init: float = 0.05
+    share_gain: float = 0.3
+    gain: tuple[float, float] = (0.75, 1.25)
+    share_background: float = 0.2
+    sh_degrees: Sequence[int] = (1, 2, 3, 3)
+    batch_views: Sequence[int] = (1, 2, 4, 4, 4, 8)
+
+
+@dataclass(frozen=True)
+class Task:
+    """A scene to optimise: ``data.train`` are its views, ``data.test`` judge the optimizer."""
+
+    data: SceneData
+    initial: GaussianScene
+    background: Tensor
+    batch_views: int
+    seed: int
+
+
+def draw_task(scene: SceneData, ranges: TaskRanges, generator: torch.Generator) -> Task:
+    """A random variation of ``scene``.
+
+    Args:
+        scene: all its views may be used, held-out ones too: it is a training scene.
+        ranges: of the variation.
+        generator: source of all randomness.
+    """
+    uniform = _Uniform(generator)
+    long_side = round(uniform.between(*ranges.long_side))
+    data = shrink(scene, long_side)
+    train, held = _split(len(data.cameras), ranges, uniform)
+    if uniform.chance(ranges.share_gain):
+        gain = torch.tensor([uniform.between(*ranges.gain) for _ in range(3)])
+        data = replace(data, photos=PhotoStack(tuple(_scaled(data.photos[v], gain) for v in range(len(data.photos)))))
+    data = replace(data, train=train, test=held)
+    background = torch.rand(3, generator=generator) if uniform.chance(ranges.share_background) else torch.zeros(3)
+    return Task(
+        data=data,
+        initial=_initial(data, ranges, uniform),
+        background=background,
+        batch_views=min(uniform.choice(ranges.batch_views), len(train)),
+        seed=uniform.integer(2**31),
+    )
+
+
+def shrink(scene: SceneData, long_side: int) -> SceneData:
+    """The same capture with photos of at most ``long_side`` pixels, area-filtered."""
+    widths, heights, photos = [], [], []
+    for view in range(len(scene.cameras)):
+        photo = scene.photos[view]
+        height, width = photo.shape[:2]
+        scale = min(1.0, long_side / max(height, width))
+        size = (max(1, round(height * scale)), max(1, round(width * scale)))
+        if size != (height, width):
+            planes = photo.permute(2, 0, 1)[None].float()
+            small = torch.nn.functional.interpolate(planes, size=size, mode="area")[0].permute(1, 2, 0)
+            photo = small.round().clamp(0, 255).byte().contiguous()
+        photos.append(photo)
+        heights.append(size[0])
+        widths.append(size[1])
+    cameras = scene.cameras.resized(torch.tensor(widths), torch.tensor(heights))
+    return replace(scene, cameras=cameras, photos=PhotoStack(tuple(photos)))
+
+
+class _Uniform:
+    """Small draws from one generator."""
+
+    def __init__(self, generator: torch.Generator) -> None:
+        self.generator = generator
+
+    def between(self, low: float, high: float) -> float:
+        return low + (high - low) * float(torch.rand((), generator=self.generator))
+
+    def log_between(self, low: float, high: float) -> float:
+        return math.exp(self.between(math.log(low), math.log(high)))
+
+    def chance(self, share: float) -> bool:
+        return self.between(0, 1) < share
+
+    def integer(self, end: int) -> int:
+        return int(torch.randint(end, (), generator=self.generator))
+
+    def choice(self, values: Sequence[int]) -> int:
+        return values[self.integer(len(values))]
+
+    def sample(self, count: int, size: int) -> list[int]:
+        return sorted(torch.randperm(count, generator=self.generator)[:size].tolist())
+
+
+def _split(views: int, ranges: TaskRanges, uniform: _Uniform) -> tuple[list[int], list[int]]:
+    """Training and held-out views: at least a fifth, and two, are held out."""
+    held_least = min(max(2, round(0.2 * views)), views - 1)
+    most = views - held_least
+    if uniform.chance(ranges.share_few):
+        low, high = ranges.few_views
+        count = round(uniform.log_between(min(low, most), min(high, most)))
+    else:
+        count = round(most * uniform.between(*ranges.share_views))
+    train = uniform.sample(views, max(1, min(count, most)))
+    return train, [view for view in range(views) if view not in train]
+
+
+def _scaled(photo: Tensor, gain: Tensor) -> Tensor:
+    return (photo.float() * gain).round().clamp(0, 255).byte()
+
+
+def _initial(data: SceneData, ranges: TaskRanges, uniform: _Uniform) -> GaussianScene:
+    generator = uniform.generator
+    count = round(uniform.log_between(*ranges.gaussians))
+    points = data.points
+    if points is None or len(points) < 50 or uniform.chance(ranges.share_random_init):
+        points = random_points(data.cameras.take(list(data.train)), count, generator)
+    elif len(points) > count:
+        keep = torch.randperm(len(points), generator=generator)[:count].sort().values
+        points = PointCloud(points.positions_world[keep], points.colors[keep])
+    scene = from_points(points, uniform.choice(ranges.sh_degrees), uniform.between(*ranges.opacity))
+    spacing = scene.log_scales[:, :1].exp()
+    factor = ranges.log_scale_sigma * float(torch.randn((), generator=generator))
+    means = scene.means
+    if uniform.chance(ranges.share_moved):
+        noise = torch.randn(means.shape, generator=generator)
+        means = means + noise * spacing * uniform.between(0, ranges.moved)
+    return replace(scene, means=means, log_scales=scene.log_scales + factor)

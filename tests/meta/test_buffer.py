@@ -1,0 +1,87 @@
+"""The checkpoint buffer: round trip, strata, eviction, damage."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from learn2splat.meta.buffer import Buffer, Entry
+
+
+def entry(step: int, mark: float = 0.0) -> Entry:
+    tensors = {
+        "scene/means": torch.full((5, 3), mark),
+        "photo": torch.arange(12, dtype=torch.uint8).view(2, 2, 3),
+        "empty": torch.zeros(0, 4),
+        "count": torch.tensor(step, dtype=torch.int64),
+        "generator": torch.Generator().manual_seed(step).get_state(),
+    }
+    return Entry(step, tensors, {"a": [1, 2.5, None], "inf": float("inf")})
+
+
+def test_round_trip_keeps_every_bit_and_type(tmp_path: Path) -> None:
+    Buffer(tmp_path).insert(entry(7, 0.1))
+    found = Buffer(tmp_path).draw(torch.Generator().manual_seed(0))
+    assert found is not None
+    number, read = found
+    assert number == 0
+    assert read.step == 7
+    assert read.numbers == entry(7).numbers
+    for name, tensor in entry(7, 0.1).tensors.items():
+        assert torch.equal(read.tensors[name], tensor), name
+        assert read.tensors[name].dtype == tensor.dtype
+
+
+def test_entries_are_drawn_evenly_over_log_step(tmp_path: Path) -> None:
+    buffer = Buffer(tmp_path, capacity=50, strata=3, longest=999)
+    for step in [*range(9), 50, 500]:  # nine early entries, one in the middle, one late
+        buffer.insert(entry(step))
+    generator = torch.Generator().manual_seed(0)
+    drawn = [buffer.draw(generator) for _ in range(300)]
+    strata = [buffer.stratum(found[1].step) for found in drawn if found is not None]
+    for stratum in range(3):
+        assert 70 <= strata.count(stratum) <= 130
+
+
+def test_the_oldest_of_the_most_crowded_stratum_is_evicted(tmp_path: Path) -> None:
+    buffer = Buffer(tmp_path, capacity=4, strata=3, longest=999)
+    for step in (500, 1, 2, 3):
+        buffer.insert(entry(step))
+    buffer.insert(entry(4))
+    assert sorted(buffer.steps.values()) == [2, 3, 4, 500]
+    assert len(list(tmp_path.iterdir())) == 4
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.data())
+def test_damage_is_found_and_dropped(tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:
+    logging.disable(logging.WARNING)
+    folder = tmp_path_factory.mktemp("buffer")
+    Buffer(folder).insert(entry(3))
+    path = next(folder.iterdir())
+    content = bytearray(path.read_bytes())
+    if data.draw(st.booleans()):
+        content = content[: data.draw(st.integers(0, len(content) - 1))]
+    else:
+        content[data.draw(st.integers(0, len(content) - 1))] ^= data.draw(st.integers(1, 255))
+    path.write_bytes(bytes(content))
+    buffer = Buffer(folder)
+    found = buffer.draw(torch.Generator().manual_seed(0))
+    if found is None:
+        assert len(buffer) == 0
+        assert list(folder.iterdir()) == []
+    else:  # the damage hit bytes that carry nothing
+        assert torch.equal(found[1].tensors["scene/means"], torch.zeros(5, 3))
+        assert found[1].step == 3
+    logging.disable(logging.NOTSET)
+
+
+def test_what_a_kill_left_behind_is_removed(tmp_path: Path) -> None:
+    (tmp_path / ".entry-00000000-3.123.partial.h5").write_bytes(b"half")
+    assert len(Buffer(tmp_path)) == 0
+    assert list(tmp_path.iterdir()) == []
