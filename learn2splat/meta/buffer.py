@@ -1,8 +1,9 @@
 """The checkpoint buffer on disk: partly optimised scenes that meta-training returns to.
 
 One folder per process, one HDF5 file per entry: written under a temporary name and renamed, so that a kill cannot tear
-one; a file that is damaged all the same is dropped (its name carries the checksum of its bytes). An entry is self-contained: photos,
-cameras, scene, optimizer state.
+one; a file that is damaged all the same is dropped (its name carries the checksum of its bytes). An entry is
+self-contained: photos, cameras, scene, optimizer state. Files of removed entries stay until `commit`, so that a run
+that is killed goes on from its last checkpoint with the buffer of that checkpoint.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import io
 import json
 import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -50,9 +51,17 @@ class Buffer:
         capacity: entries kept; the oldest of the most crowded stratum is evicted.
         strata: equal spans of log(1 + step) between 0 and ``longest`` from which entries are drawn evenly.
         longest: steps at the upper end of the last stratum.
+        numbers: entries to begin with, others are deleted; None keeps all that are there.
     """
 
-    def __init__(self, folder: Path, capacity: int = 20, strata: int = 6, longest: int = 5000) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        capacity: int = 20,
+        strata: int = 6,
+        longest: int = 5000,
+        numbers: Collection[int] | None = None,
+    ) -> None:
         if capacity < 1:
             raise ValueError(f"capacity={capacity}: give 1 or more")
         folder.mkdir(parents=True, exist_ok=True)
@@ -63,7 +72,12 @@ class Buffer:
         self._steps: dict[int, int] = {}
         for path in sorted(folder.glob("entry-*.h5")):
             _, number, step, digest = path.stem.split("-")
-            self._steps[int(number)], self._digests[int(number)] = int(step), digest
+            if numbers is None or int(number) in numbers:
+                self._steps[int(number)], self._digests[int(number)] = int(step), digest
+            else:
+                path.unlink()
+        self._next = max(self._steps, default=-1) + 1
+        self._garbage: list[Path] = []
 
     def __len__(self) -> int:
         return len(self._steps)
@@ -80,7 +94,8 @@ class Buffer:
 
     def insert(self, entry: Entry) -> int:
         """Add an entry, evict one when there are too many; the number of the new one."""
-        number = max(self._steps, default=-1) + 1
+        number = self._next
+        self._next += 1
         content = _to_bytes(entry)
         self._steps[number], self._digests[number] = entry.step, _digest(content)
         write_whole(self._path(number), lambda path: path.write_bytes(content))
@@ -107,15 +122,22 @@ class Buffer:
         return None
 
     def remove(self, number: int) -> None:
-        """Delete an entry."""
-        self._path(number).unlink(missing_ok=True)
+        """Forget an entry; its file goes with the next `commit`."""
+        self._garbage.append(self._path(number))
         del self._steps[number], self._digests[number]
+
+    def commit(self) -> None:
+        """Delete the files of all entries that were removed."""
+        for path in self._garbage:
+            path.unlink(missing_ok=True)
+        self._garbage.clear()
 
     def _oldest_of_most_crowded(self) -> int:
         strata: dict[int, list[int]] = {}
         for number, step in self._steps.items():
             strata.setdefault(self.stratum(step), []).append(number)
-        return min(max(strata.values(), key=lambda numbers: (len(numbers), -min(numbers))))
+        crowded = max(strata, key=lambda stratum: (len(strata[stratum]), -min(strata[stratum])))
+        return min(strata[crowded])
 
     def _path(self, number: int) -> Path:
         return self.folder / f"entry-{number:08d}-{self._steps[number]}-{self._digests[number]}.h5"

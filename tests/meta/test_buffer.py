@@ -54,6 +54,7 @@ def test_the_oldest_of_the_most_crowded_stratum_is_evicted(tmp_path: Path) -> No
         buffer.insert(entry(step))
     buffer.insert(entry(4))
     assert sorted(buffer.steps.values()) == [2, 3, 4, 500]
+    buffer.commit()
     assert len(list(tmp_path.iterdir())) == 4
 
 
@@ -74,6 +75,7 @@ def test_damage_is_found_and_dropped(tmp_path_factory: pytest.TempPathFactory, d
     found = buffer.draw(torch.Generator().manual_seed(0))
     if found is None:
         assert len(buffer) == 0
+        buffer.commit()
         assert list(folder.iterdir()) == []
     else:  # the damage hit bytes that carry nothing
         assert torch.equal(found[1].tensors["scene/means"], torch.zeros(5, 3))
@@ -85,3 +87,18 @@ def test_what_a_kill_left_behind_is_removed(tmp_path: Path) -> None:
     (tmp_path / ".entry-00000000-3.123.partial.h5").write_bytes(b"half")
     assert len(Buffer(tmp_path)) == 0
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_buffer_can_go_back_to_an_earlier_set_of_entries(tmp_path: Path) -> None:
+    """What a checkpoint lists is still there until the next commit, and what came after it is forgotten."""
+    buffer = Buffer(tmp_path, capacity=2)
+    for step in (1, 2):
+        buffer.insert(entry(step, float(step)))
+    listed = list(buffer.steps)
+    buffer.commit()
+    buffer.insert(entry(3, 3.0))
+    buffer.remove(1)
+    again = Buffer(tmp_path, capacity=2, numbers=listed)
+    assert sorted(again.steps.values()) == [1, 2]
+    assert len(list(tmp_path.iterdir())) == 2
+    assert again.insert(entry(4)) == 2

@@ -16,7 +16,7 @@ def _auto_exposure(pictures: Sequence[Picture]) -> float:
     bright = torch.cat([picture.radiance[::3, ::3].mean(-1).flatten() for picture in pictures]).clamp_min(1e-4)
     middle = float(torch.exp(torch.log(bright).mean()))
     high = float(torch.quantile(bright[:: max(1, len(bright) // 100_000)], 0.97))
-    return min(0.22 / middle, 0.95 / high)
+    return min(0.24 / middle, 0.95 / high)
 
 
 def _tone(linear: Tensor) -> Tensor:
@@ -47,7 +47,7 @@ def develop(
         y, x = torch.meshgrid(torch.linspace(-1, 1, height), torch.linspace(-1, 1, width), indexing="ij")
         falloff = 1 - vignette * 0.5 * (x * x + y * y)
         light = picture.radiance * balance * falloff[..., None] * float(gain * np.exp(rng.normal(0, exposure)))
-        light = light.clamp_min(0) ** float(contrast) * float(0.2 ** (1 - contrast))
+        light = light.clamp_min(0) ** float(contrast) * float(0.4 ** (1 - contrast))
         grain = torch.from_numpy(rng.standard_normal((height, width, 3), dtype=np.float32))
         levels = _tone(light) * 255
         levels = levels + grain * noise * (0.5 + 0.5 * (levels / 118).clamp_max(1.5))

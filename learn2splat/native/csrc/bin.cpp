@@ -67,15 +67,18 @@ void fill_tiles(L2sRendering& r, int v, int y0, int y1, int64_t* next) {
     const TileBox* boxes = r.boxes.data() + v * r.count;
     const uint32_t* order = r.depth_order.data() + v * r.count;
     const int64_t* begin = r.tile_begin.data() + (int64_t)v * r.tiles();
-    uint32_t* entries = r.entries.data();
+    const int32_t* first_row = r.first_row.data() + v * r.count;
+    Entry* entries = r.entries.data();
     const int tiles_x = r.tiles_x, drawn = r.drawn[v];
     std::copy(begin + y0 * tiles_x, begin + y1 * tiles_x, next + y0 * tiles_x);
     for (int k = 0; k < drawn; ++k) {
+        if (k + 16 < drawn) __builtin_prefetch(boxes + order[k + 16]);
         uint32_t i = order[k];
         TileBox box = boxes[i];
         int top = std::max<int>(box.y0, y0), bottom = std::min<int>(box.y1, y1);
+        uint32_t row = first_row[i] + (top - box.y0) * (box.x1 - box.x0);
         for (int y = top; y < bottom; ++y)
-            for (int x = box.x0; x < box.x1; ++x) entries[next[y * tiles_x + x]++] = i;
+            for (int x = box.x0; x < box.x1; ++x) entries[next[y * tiles_x + x]++] = {i, row++};
     }
 }
 

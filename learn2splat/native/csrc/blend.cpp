@@ -133,14 +133,14 @@ void blend_tile(L2sRendering& r, Workspace& w, const Tile& tile, const L2sImages
     open_tile(w, tile, &live);
     const Splat* splats = r.splats.data() + tile.view * r.count;
     int64_t begin = r.tile_begin[tile.index], end = r.tile_begin[tile.index + 1];
-    const uint32_t* entries = r.entries.data();
+    const Entry* entries = r.entries.data();
     BlockMask* masks = r.masks.data();
     int64_t start = begin;
     for (; start < end && live; start += kBatch) {
         int n = (int)(end - start < kBatch ? end - start : kBatch);
         for (int i = 0; i < n; ++i) {
-            if (start + i + 16 < end) __builtin_prefetch(splats + entries[start + i + 16]);
-            const Splat& s = splats[entries[start + i]];
+            if (start + i + 16 < end) __builtin_prefetch(splats + entries[start + i + 16].gaussian);
+            const Splat& s = splats[entries[start + i].gaussian];
             w.splats[i] = TileSplat(s, tile);
             w.masks[i] = blocks_reached(s, tile, w.grid) & live;
             masks[start + i] = w.masks[i];

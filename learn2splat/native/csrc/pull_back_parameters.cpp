@@ -28,25 +28,26 @@ L2S_INLINE vf dot(const vf* a, const vf* b) { return a[0] * b[0] + a[1] * b[1] +
 // Sums the rows of the chunk's Gaussians in one view. Returns whether there were any.
 bool sum_rows(const L2sRendering& r, int v, const Chunk& chunk, vf sums[kRowFields]) {
     constexpr int parts = kRowFields / W;
-    Row rows[W] = {};
+    const uint8_t* touched = r.touched.data() + r.row_begin[v];
+    const Row* rows = r.rows.data() + r.row_begin[v];
+    const TileBox* boxes = r.boxes.data() + v * r.count + chunk.first;
+    int64_t row = r.first_row[v * r.count + chunk.first];
+    Row totals[W] = {};
     bool found = false;
     for (int i = 0; i < chunk.lanes; ++i) {
-        int64_t gaussian = v * r.count + chunk.first + i;
-        int count = r.boxes[gaussian].count();
-        int64_t place = r.row_begin[v] + r.first_row[gaussian];
         vf total[parts] = {};
-        for (int k = 0; k < count; ++k) {
-            if (!r.touched[place + k]) continue;
-            for (int part = 0; part < parts; ++part) total[part] += load(r.rows[place + k].field + part * W);
+        for (int64_t end = row + boxes[i].count(); row < end; ++row) {
+            if (!touched[row]) continue;
+            for (int part = 0; part < parts; ++part) total[part] += load(rows[row].field + part * W);
             found = true;
         }
-        for (int part = 0; part < parts; ++part) store(rows[i].field + part * W, total[part]);
+        for (int part = 0; part < parts; ++part) store(totals[i].field + part * W, total[part]);
     }
-    if (found) gather_rows(rows[0].field, kRowFields, kRowFields, W, sums);
+    if (found) gather_rows(totals[0].field, kRowFields, kRowFields, W, sums);
     return found;
 }
 
-// Color: basis x cotangent, and through the viewing direction to the mean.
+// Colour: basis x cotangent, and through the viewing direction to the mean.
 L2S_INLINE void pull_back_color(const L2sScene& scene, const View& view, const Vec3& mean, const vf* sh,
                                 const vf sums[kRowFields], Partial& out) {
     vf inverse_distance, basis[kMaxCoefficients], color[3], cotangent[3], along[kMaxCoefficients];

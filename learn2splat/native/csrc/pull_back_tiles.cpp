@@ -18,7 +18,7 @@ struct Pixels {
     vf red, green, blue, depth;  // cotangents
 };
 
-constexpr int kPairs = 128 + kBlocks;  // a batch ends when the next Gaussian's blocks might not fit
+constexpr int kPairs = 64 + kBlocks;  // a batch ends when the next Gaussian's blocks might not fit
 
 // A Gaussian that waits for its turn.
 struct Pending {
@@ -151,18 +151,13 @@ void pull_back_batch(L2sRendering& r, Workspace& w) {
 template <bool kWithDepth>
 void pull_back_tile(L2sRendering& r, Workspace& w, const Tile& tile, const L2sCotangents& cotangents) {
     int64_t begin = r.tile_begin[tile.index];
-    const uint32_t* entries = r.entries.data() + begin;
+    const Entry* entries = r.entries.data() + begin;
     const BlockMask* masks = r.masks.data() + begin;
-    int64_t first_gaussian = tile.view * r.count, first_row = r.row_begin[tile.view];
-    const Splat* splats = r.splats.data() + first_gaussian;
-    const TileBox* boxes = r.boxes.data() + first_gaussian;
-    const int32_t* rows = r.first_row.data() + first_gaussian;
+    const Splat* splats = r.splats.data() + tile.view * r.count;
     for (int i = open_tile(r, w, tile, cotangents); i >= 0; --i) {
-        if (i >= 8) __builtin_prefetch(splats + entries[i - 8]);
+        if (i >= 16) __builtin_prefetch(splats + entries[i - 16].gaussian);
         if (!masks[i]) continue;
-        uint32_t gaussian = entries[i];
-        int64_t row = first_row + rows[gaussian] + boxes[gaussian].place(tile.x, tile.y);
-        enqueue(w, TileSplat(splats[gaussian], tile), masks[i], i, row);
+        enqueue(w, TileSplat(splats[entries[i].gaussian], tile), masks[i], i, r.row_begin[tile.view] + entries[i].row);
         if (w.pairs + kBlocks > kPairs) pull_back_batch<kWithDepth>(r, w);
     }
     pull_back_batch<kWithDepth>(r, w);

@@ -54,10 +54,14 @@ static_assert(sizeof(Splat) == 64, "one cache line");
 struct TileBox {
     uint16_t x0, y0, x1, y1;
     int count() const { return (x1 - x0) * (y1 - y0); }
-    int place(int x, int y) const { return (y - y0) * (x1 - x0) + x - x0; }  // of a tile among the box's
 };
 
-// Derivatives of one (Gaussian, tile) pair. With g = dL / d ln(alpha) at a pixel, sums over the tile's pixels of
+// One (Gaussian, tile) pair.
+struct Entry {
+    uint32_t gaussian, row;  // row: relative to the view's first
+};
+
+// Derivatives of one entry. With g = dL / d ln(alpha) at a pixel, sums over the tile's pixels of
 // g (1, u, v, u^2, u v, v^2), and of the blending weight times the cotangents of colour and depth.
 enum RowField { kG, kGu, kGv, kGuu, kGuv, kGvv, kRed, kGreen, kBlue, kDepth, kUsedRowFields, kRowFields = 16 };
 struct alignas(64) Row {
@@ -89,7 +93,7 @@ struct L2sRendering {
     l2s::Buffer<int64_t> tile_begin;    // [views * tiles + 1] into entries
     l2s::Buffer<int64_t> row_begin;     // [views + 1] into rows
     l2s::Buffer<int32_t> drawn;         // [views] Gaussians with a tile
-    l2s::Buffer<uint32_t> entries;      // Gaussian of each (tile, Gaussian) pair
+    l2s::Buffer<l2s::Entry> entries;    // by tile, front to back
     l2s::Buffer<l2s::BlockMask> masks;  // per entry: blocks that the forward pass evaluated
     l2s::Buffer<float> transmittance;   // [views, tiles, 256] in block order
     l2s::Buffer<int32_t> last;          // likewise: entry of the tile after which the pixel had stopped

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -51,7 +52,7 @@ class LearnedRule(torch.nn.Module):
     The update of parameter p in group g is ``-rate_g(t) e^{s_g} (b + sum_j w_gj b_j)``, with b the base direction
     (m + damping g) / sqrt(v), b_j those of `DIRECTIONS`, and s, w piecewise linear in log(1 + t) plus a part
     proportional to the logarithm of the number of training views. With all constants zero it is Adam with ``rates``,
-    ``schedule`` and ``damping``.
+    ``schedule`` and ``damping``. In training mode updates are differentiable in the constants.
 
     Args:
         rates: base step sizes.
@@ -105,6 +106,15 @@ class LearnedRule(torch.nn.Module):
         views = math.log(context.train_views / USUAL_VIEWS)
         return torch.cat([hats, hats * max(-2.5, min(1.5, views))])
 
+    def perturbed(self, generator: torch.Generator) -> LearnedRule:
+        """A copy whose steps are larger or smaller: all of them by up to e^1, each group by some more."""
+        other = copy.deepcopy(self).eval()
+        hats = len(self.log_knots)
+        with torch.no_grad():
+            shift = 2 * torch.rand((), generator=generator) - 1
+            other.log_step[:, :hats] += shift + 0.4 * torch.randn(len(GROUPS), 1, generator=generator)
+        return other
+
     def init(self, scene: GaussianScene) -> OptimizerState:
         zeros = scene.map(torch.zeros_like)
         rows: dict[str, Tensor] = {}
@@ -118,12 +128,14 @@ class LearnedRule(torch.nn.Module):
         if context.neighbours is None:
             raise ValueError("LearnedRule needs StepContext.neighbours")
         count = int(state.shared["count"]) + 1
-        with torch.no_grad():
-            constants = self.constants(context)
-            rates = base_rates(self.rates, self.schedule, scene, context)
-            fused = native.library() is not None and scene.means.device.type == "cpu"
-            step = self._fused if fused and scene.means.dtype == torch.float32 else self._plain
-            update, rows = step(grads, state, count, context.neighbours, rates, constants)
+        rates = base_rates(self.rates, self.schedule, scene, context)
+        if self.training and torch.is_grad_enabled():
+            update, rows = self._plain(grads, state, count, context.neighbours, rates, self.constants(context))
+        else:
+            with torch.no_grad():
+                fused = native.library() is not None and scene.means.device.type == "cpu"
+                step = self._fused if fused and scene.means.dtype == torch.float32 else self._plain
+                update, rows = step(grads, state, count, context.neighbours, rates, self.constants(context))
         return update, OptimizerState(rows, {"count": torch.tensor(count, dtype=torch.int64)})
 
     def reindex(self, state: OptimizerState, lineage: Lineage) -> OptimizerState:

@@ -1,0 +1,100 @@
+"""One optimisation under way in meta-training, in memory and as an entry of the buffer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from learn2splat.cameras import Cameras
+from learn2splat.checkpoint import pack_rollout, unpack_rollout
+from learn2splat.data.base import SceneData
+from learn2splat.data.views import RandomViews
+from learn2splat.losses import PhotometricLoss
+from learn2splat.meta.buffer import Entry
+from learn2splat.meta.tasks import PhotoStack, Task
+from learn2splat.optim.base import SceneOptimizer
+from learn2splat.render.base import Renderer
+from learn2splat.rollout import Rollout, RolloutState
+from learn2splat.scene_loss import SceneLoss
+
+
+@dataclass
+class Life:
+    """A task that is being optimised.
+
+    Args:
+        rollout: the inner loop, between two steps.
+        ends_at: step at which the life is over.
+        origin: name of the scene it comes from.
+    """
+
+    rollout: Rollout
+    ends_at: int
+    origin: str
+
+    @property
+    def step(self) -> int:
+        """Updates made so far."""
+        return self.rollout.state.step
+
+    @property
+    def held(self) -> list[int]:
+        """Views that judge the optimizer."""
+        return list(self.rollout.scene_loss.data.test)
+
+
+def begin(task: Task, optimizer: SceneOptimizer, renderer: Renderer, ends_at: int) -> Life:
+    """A life at its first step."""
+    loss = SceneLoss(task.data, renderer, PhotometricLoss(), task.background)
+    train = list(task.data.train)
+    sampler = RandomViews(task.data.cameras, train, task.batch_views, task.seed)
+    state = RolloutState.start(task.initial, optimizer)
+    return Life(Rollout(loss, train, optimizer, sampler, state), ends_at, task.data.name)
+
+
+def to_entry(life: Life) -> Entry:
+    """Everything needed to go on with ``life`` to the same bits."""
+    rollout = life.rollout
+    data = rollout.scene_loss.data
+    state, numbers = pack_rollout(rollout.state)
+    sampler = rollout.sampler.state_dict()
+    tensors: dict[str, Tensor] = {f"state/{name}": tensor for name, tensor in state.items()}
+    tensors |= {f"photo/{view:04d}": data.photos[view] for view in range(len(data.photos))}
+    tensors |= {f"cameras/{name}": tensor for name, tensor in vars(data.cameras).items()}
+    tensors |= {"generator": sampler.pop("generator"), "background": rollout.scene_loss.background}
+    about: dict[str, Any] = {
+        "rollout": numbers,
+        "sampler": sampler,
+        "train": list(data.train),
+        "test": list(data.test),
+        "ends_at": life.ends_at,
+        "origin": life.origin,
+    }
+    return Entry(life.step, tensors, about)
+
+
+def from_entry(entry: Entry, optimizer: SceneOptimizer, renderer: Renderer) -> Life:
+    """The inverse of `to_entry`."""
+    about = entry.numbers
+    photos = _under("photo/", entry.tensors)
+    data = SceneData(
+        name=about["origin"],
+        cameras=Cameras(**_under("cameras/", entry.tensors)),
+        photos=PhotoStack(tuple(photos[name] for name in sorted(photos))),
+        image_names=sorted(photos),
+        points=None,
+        train=about["train"],
+        test=about["test"],
+    )
+    loss = SceneLoss(data, renderer, PhotometricLoss(), entry.tensors["background"])
+    sampler = RandomViews(data.cameras, about["train"], about["sampler"]["batch"], seed=0)
+    sampler.load_state_dict({**about["sampler"], "generator": entry.tensors["generator"]})
+    state = unpack_rollout(_under("state/", entry.tensors), about["rollout"])
+    return Life(Rollout(loss, about["train"], optimizer, sampler, state), about["ends_at"], about["origin"])
+
+
+def _under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}

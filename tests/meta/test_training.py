@@ -1,0 +1,190 @@
+"""Meta-training: credit against finite differences, resume to the bit, lives through the buffer."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from learn2splat.meta.learner import Windows, death_cost, is_dead, roll_out, run_window
+from learn2splat.meta.life import Life, begin, from_entry, to_entry
+from learn2splat.meta.objective import AveragedTrajectory, Greedy, Taped
+from learn2splat.meta.tasks import TaskRanges, draw_task, shrink
+from learn2splat.meta.train import MetaTrainer, TrainSettings
+from learn2splat.optim.base import SceneOptimizer
+from learn2splat.optim.learned.rule import LearnedRule
+from learn2splat.optim.rates import GroupRates, PowerDecay
+from learn2splat.render.reference import ReferenceRenderer
+from learn2splat.scene.gaussians import GaussianScene
+from tests.test_rollout import capture
+
+RANGES = TaskRanges(gaussians=(20, 30), long_side=(24, 32), sh_degrees=(1,), batch_views=(2,), share_random_init=1.0)
+SETTINGS = TrainSettings(
+    meta_steps=6,
+    lives_per_step=1,
+    validate_every=3,
+    longest_life=120,
+    longest_rollout=3,
+    windows=Windows(((10, 2),), 3),
+    ranges=RANGES,
+    checkpoint_seconds=1e9,
+)
+
+
+def rule(scale: float = 5.0) -> LearnedRule:
+    return LearnedRule(GroupRates(means=0.05, means_unit="footprint"), PowerDecay(scale), knots=(0, 10, 100))
+
+
+def life(seed: int = 0, scale: float = 5.0, dtype: torch.dtype = torch.float32) -> Life:
+    task = draw_task(capture(), RANGES, torch.Generator().manual_seed(seed))
+    task = replace(task, initial=task.initial.to(dtype=dtype))
+    return begin(task, rule(scale), ReferenceRenderer(), ends_at=100)
+
+
+def score(optimizer: SceneOptimizer) -> float:
+    assert isinstance(optimizer, LearnedRule)
+    return -float(optimizer.log_step.detach().square().sum())
+
+
+def assert_equal(one: GaussianScene, two: GaussianScene) -> None:
+    for name, tensor in one.items():
+        assert torch.equal(tensor, getattr(two, name)), name
+
+
+def test_tasks_are_reproducible_and_never_train_on_what_judges() -> None:
+    for seed in range(30):
+        task = draw_task(capture(), TaskRanges(), torch.Generator().manual_seed(seed))
+        again = draw_task(capture(), TaskRanges(), torch.Generator().manual_seed(seed))
+        assert_equal(task.initial, again.initial)
+        assert not set(task.data.train) & set(task.data.test)
+        assert len(task.data.test) >= 1
+        assert 1 <= task.batch_views <= len(task.data.train)
+
+
+def test_shrinking_is_area_filtering() -> None:
+    small = shrink(capture(), 16)
+    photo = capture().photos[0].float().reshape(12, 2, 16, 2, 3).mean(dim=(1, 3))
+    assert float((small.photos[0].float() - photo).abs().max()) <= 0.51
+    torch.testing.assert_close(small.cameras.K[:, 0, 0], capture().cameras.K[:, 0, 0] / 2)
+
+
+def test_a_life_goes_on_to_the_same_bits_through_an_entry() -> None:
+    one = life()
+    assert roll_out(one, 5)
+    two = from_entry(to_entry(one), rule(), ReferenceRenderer())
+    assert two.held == one.held
+    assert roll_out(one, 4)
+    assert roll_out(two, 4)
+    assert_equal(one.rollout.state.scene, two.rollout.state.scene)
+    assert_equal(one.rollout.state.output, two.rollout.state.output)
+
+
+@pytest.mark.parametrize("group", ["means", "sh0", "logit_opacities"])
+def test_one_step_credit_is_the_derivative_of_the_held_out_loss(group: str) -> None:
+    """For a single step from the start, the averaged scene is the scene itself and the first-order credit is exact."""
+    from learn2splat.optim.learned.moments import GROUPS
+
+    tiny = 1e-3  # small steps: the loss is then close to linear
+    start = life(seed=3, scale=tiny, dtype=torch.float64)
+    optimizer = start.rollout.optimizer
+    assert isinstance(optimizer, LearnedRule)
+    optimizer.train()
+    objective = AveragedTrajectory(held_views=100, train_views=0)
+    row = GROUPS.index(group)
+    state = start.rollout.state
+    result = run_window(start, 1, objective, seed=0)
+    result.loss.backward()
+    assert optimizer.log_step.grad is not None
+    # undo the normalisation: the gradient is d<delta, G>/d(log_step) / size
+    held = start.held
+    grads = start.rollout.scene_loss.gradient(start.rollout.state.output, held).grads
+    delta = start.rollout.state.scene.map(torch.sub, state.scene)
+    size = sum(float((d.abs() * g.abs()).sum()) for d, g in zip(delta.tensors(), grads.tensors(), strict=True))
+    predicted = float(optimizer.log_step.grad[row, 0]) * size
+    losses = []
+    for shift in (0.3, -0.3):
+        again = life(seed=3, scale=tiny, dtype=torch.float64)
+        other = again.rollout.optimizer
+        assert isinstance(other, LearnedRule)
+        with torch.no_grad():
+            other.log_step[row, 0] += shift
+        assert roll_out(again, 1)
+        losses.append(again.rollout.scene_loss.gradient(again.rollout.state.output, held).loss)
+    measured = (losses[0] - losses[1]) / 0.6
+    assert predicted == pytest.approx(measured, rel=0.03)
+
+
+@pytest.mark.parametrize("objective", [AveragedTrajectory(), Greedy(), Greedy(uphill=1.0)])
+def test_every_objective_reaches_every_weight(objective: AveragedTrajectory | Greedy) -> None:
+    one = life()
+    optimizer = one.rollout.optimizer
+    assert isinstance(optimizer, LearnedRule)
+    optimizer.train()
+    result = run_window(one, 4, objective, seed=1)
+    assert not result.died
+    assert one.step == 4
+    result.loss.backward()
+    for parameter in optimizer.parameters():
+        assert parameter.grad is not None
+        assert bool((parameter.grad[..., 0] != 0).all())
+    assert not any(tensor.requires_grad for tensor in one.rollout.state.optimizer.rows.values())
+
+
+def test_death_costs_and_smaller_steps_cost_less() -> None:
+    one = life()
+    optimizer = one.rollout.optimizer
+    assert isinstance(optimizer, LearnedRule)
+    optimizer.train()
+    with torch.no_grad():
+        optimizer.log_step.fill_(2.0)
+    taped = Taped(optimizer)
+    one.rollout.optimizer = taped
+    with torch.enable_grad():
+        one.rollout.step()
+    cost = death_cost(taped.tape)
+    assert float(cost.detach()) == pytest.approx(1.0)
+    cost.backward()
+    assert optimizer.log_step.grad is not None
+    assert bool((optimizer.log_step.grad[:, 0] > 0).all())
+    state = one.rollout.state
+    assert not is_dead(one)
+    one.rollout.state = replace(
+        state, scene=replace(state.scene, logit_opacities=torch.full_like(state.scene.logit_opacities, -9.0))
+    )
+    assert is_dead(one)
+
+
+def trainer(folder: Path, settings: TrainSettings = SETTINGS) -> MetaTrainer:
+    return MetaTrainer(rule(), AveragedTrajectory(), ReferenceRenderer(), [capture()], settings, folder, score)
+
+
+def test_resumed_training_is_the_same_to_the_bit(tmp_path: Path) -> None:
+    straight = trainer(tmp_path / "straight")
+    best = straight.run()
+    first = trainer(tmp_path / "cut")
+    steps = iter(range(3))
+    first.run(stop=lambda: next(steps, None) is None)
+    assert first.progress.meta_step == 3
+    first._meta_step()  # work that a kill loses
+    second = trainer(tmp_path / "cut")
+    assert second.progress.meta_step == 3
+    resumed = second.run()
+    for name, tensor in straight.optimizer.state_dict().items():  # type: ignore[attr-defined]
+        assert torch.equal(tensor, second.optimizer.state_dict()[name]), name  # type: ignore[attr-defined]
+    assert isinstance(best, LearnedRule)
+    assert isinstance(resumed, LearnedRule)
+    assert torch.equal(best.log_step, resumed.log_step)
+    assert straight.buffer.steps == second.buffer.steps
+
+
+def test_training_moves_the_weights_and_keeps_the_best(tmp_path: Path) -> None:
+    one = trainer(tmp_path)
+    before = copy.deepcopy(one.optimizer.state_dict())  # type: ignore[attr-defined]
+    one.run()
+    assert any(not torch.equal(t, before[n]) for n, t in one.optimizer.state_dict().items())  # type: ignore[attr-defined]
+    scores = [row["score"] for row in one.progress.history if "score" in row]
+    assert len(scores) == 2
+    assert one.progress.best_score == max(scores)
