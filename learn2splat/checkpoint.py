@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +15,9 @@ from torch import Tensor
 from learn2splat import __version__
 from learn2splat.errors import UserError
 from learn2splat.files import recover, write_whole
-from learn2splat.optim.base import OptimizerState
-from learn2splat.rollout import RolloutState
-from learn2splat.scene.gaussians import GaussianScene
 
 SCHEMA = 1
 MANIFEST, TENSORS = "manifest.json", "tensors.safetensors"
-_SCENES = ("scene", "average", "best")
 
 
 class BadCheckpointError(UserError):
@@ -79,54 +74,6 @@ def load(folder: Path, kind: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
         return tensors, manifest["config"]
     except (OSError, json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, SafetensorError) as error:
         raise BadCheckpointError(f"{folder}: not a readable checkpoint ({error!r})") from error
-
-
-def pack_rollout(state: RolloutState) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """A rollout's state as named tensors and numbers."""
-    tensors: dict[str, Tensor] = {}
-    numbers: dict[str, Any] = {}
-    for entry in fields(state):
-        value = getattr(state, entry.name)
-        if isinstance(value, GaussianScene):
-            tensors |= {f"{entry.name}/{name}": tensor for name, tensor in value.items()}
-        elif isinstance(value, OptimizerState):
-            tensors |= {f"rows/{name}": tensor for name, tensor in value.rows.items()}
-            tensors |= {f"shared/{name}": tensor for name, tensor in value.shared.items()}
-        elif isinstance(value, Tensor):
-            tensors[entry.name] = value
-        elif value is not None:
-            numbers[entry.name] = value
-    return tensors, numbers
-
-
-def unpack_rollout(tensors: Mapping[str, Tensor], numbers: Mapping[str, Any]) -> RolloutState:
-    """The inverse of `pack_rollout`.
-
-    Raises:
-        BadCheckpointError: an entry is unknown or missing.
-    """
-    groups: dict[str, dict[str, Tensor]] = {name: {} for name in (*_SCENES, "rows", "shared")}
-    geometry: dict[str, Tensor] = {}
-    for name, tensor in tensors.items():
-        group, _, rest = name.partition("/")
-        if name in ("footprint", "neighbours"):
-            geometry[name] = tensor
-        elif group in groups and rest:
-            groups[group][rest] = tensor
-        else:
-            raise BadCheckpointError(f"unknown tensor {name!r} in the checkpoint of a run")
-    try:
-        return RolloutState(
-            scene=GaussianScene(**groups["scene"]),
-            average=GaussianScene(**groups["average"]) if groups["average"] else None,
-            best=GaussianScene(**groups["best"]),
-            optimizer=OptimizerState(groups["rows"], groups["shared"]),
-            footprint=geometry.get("footprint"),
-            neighbours=geometry.get("neighbours"),
-            **numbers,
-        )
-    except TypeError as error:
-        raise BadCheckpointError(f"the checkpoint of a run does not fit this version: {error}") from error
 
 
 def _digest(path: Path) -> str:

@@ -121,7 +121,7 @@ def make(out: Path, **values: Any) -> None:
     from learn2splat.data.procedural.spec import ProceduralSpec
 
     made = make_scene(ProceduralSpec(**values))
-    write_colmap(made.data, out, depth=made.depth, alpha=made.alpha)
+    write_colmap(made.data, out, depth=made.depth, alpha=made.alpha, tracks=made.sparse.tracks)
     click.echo(f"{out}: {len(made.data.cameras)} pictures; try: l2s optimize --scene {out}")
 
 

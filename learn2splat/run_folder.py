@@ -21,6 +21,7 @@ from learn2splat.data.views import ViewSampler
 from learn2splat.errors import UserError
 from learn2splat.files import write_text, write_whole
 from learn2splat.rollout import OutcomeKind, RolloutState
+from learn2splat.rollout_checkpoint import pack_rollout, unpack_rollout
 
 CHECKPOINT_KIND = "run"
 
@@ -105,7 +106,7 @@ class RunFolder:
 
     def save_checkpoint(self, state: RolloutState, sampler: ViewSampler) -> None:
         """Everything needed to go on to the same bits."""
-        tensors, numbers = checkpoint.pack_rollout(state)
+        tensors, numbers = pack_rollout(state)
         sampler_state = sampler.state_dict()
         tensors["generator"] = sampler_state.pop("generator")
         checkpoint.save(self.checkpoint, CHECKPOINT_KIND, tensors, {"rollout": numbers, "sampler": sampler_state})
@@ -116,7 +117,7 @@ class RunFolder:
         try:
             sampler.load_state_dict({**config["sampler"], "generator": tensors.pop("generator")})
             tensors = {name: tensor.to(device) for name, tensor in tensors.items()}
-            return checkpoint.unpack_rollout(tensors, config["rollout"])
+            return unpack_rollout(tensors, config["rollout"])
         except KeyError as error:
             raise checkpoint.BadCheckpointError(f"{self.checkpoint}: the entry {error} is missing") from error
 

@@ -9,7 +9,6 @@ from typing import Any
 from torch import Tensor
 
 from learn2splat.cameras import Cameras
-from learn2splat.checkpoint import pack_rollout, unpack_rollout
 from learn2splat.data.base import SceneData
 from learn2splat.data.views import RandomViews
 from learn2splat.losses import PhotometricLoss
@@ -18,6 +17,7 @@ from learn2splat.meta.tasks import PhotoStack, Task
 from learn2splat.optim.base import SceneOptimizer
 from learn2splat.render.base import Renderer
 from learn2splat.rollout import Rollout, RolloutState
+from learn2splat.rollout_checkpoint import pack_rollout, unpack_rollout
 from learn2splat.scene_loss import SceneLoss
 
 

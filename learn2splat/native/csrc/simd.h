@@ -259,26 +259,26 @@ L2S_INLINE void transpose(vf* m) {
 
 // `lanes` rows that lie `stride` floats apart -> one vector per field.
 L2S_INLINE void gather_rows(const float* rows, int64_t stride, int fields, int lanes, vf* out) {
-    int done = 0;
-    for (; lanes == W && done + W <= fields; done += W) {
-        for (int i = 0; i < W; ++i) out[done + i] = load(rows + i * stride + done);
-        transpose(out + done);
+    const int whole = lanes == W ? fields / W * W : 0;
+    for (int k = 0; k < whole; k += W) {
+        for (int i = 0; i < W; ++i) out[k + i] = load(rows + i * stride + k);
+        transpose(out + k);
     }
     for (int i = 0; i < lanes; ++i)
-        for (int k = done; k < fields; ++k) reinterpret_cast<float*>(out + k)[i] = rows[i * stride + k];
+        for (int k = whole; k < fields; ++k) reinterpret_cast<float*>(out + k)[i] = rows[i * stride + k];
 }
 
 // The other way round.
 L2S_INLINE void scatter_rows(const vf* in, int fields, int lanes, float* rows, int64_t stride) {
-    int done = 0;
-    for (; lanes == W && done + W <= fields; done += W) {
+    const int whole = lanes == W ? fields / W * W : 0;
+    for (int k = 0; k < whole; k += W) {
         vf block[W];
-        for (int i = 0; i < W; ++i) block[i] = in[done + i];
+        for (int i = 0; i < W; ++i) block[i] = in[k + i];
         transpose(block);
-        for (int i = 0; i < W; ++i) store(rows + i * stride + done, block[i]);
+        for (int i = 0; i < W; ++i) store(rows + i * stride + k, block[i]);
     }
     for (int i = 0; i < lanes; ++i)
-        for (int k = done; k < fields; ++k) rows[i * stride + k] = reinterpret_cast<const float*>(in + k)[i];
+        for (int k = whole; k < fields; ++k) rows[i * stride + k] = reinterpret_cast<const float*>(in + k)[i];
 }
 
 }  // namespace l2s

@@ -177,7 +177,7 @@ class Rendering:
         """Work counts and raster times of the last calls, for benchmarks."""
         statistics = loader.Statistics()
         self._library.l2s_statistics(self._handle, byref(statistics))
-        return {name: getattr(statistics, name) for name, _ in statistics._fields_}
+        return {field[0]: getattr(statistics, field[0]) for field in statistics._fields_}
 
 
 class _Rasterise(torch.autograd.Function):

@@ -1,0 +1,62 @@
+"""Learned optimizers as folders: the architecture in the manifest, the weights as safetensors."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import OmegaConf
+
+from learn2splat import checkpoint
+from learn2splat.config import build
+from learn2splat.errors import UserError
+
+KIND = "optimizer"
+SHIPPED = Path(__file__).resolve().parents[2] / "weights"
+"""Folder of the optimizers that come with the package."""
+
+
+def save_pretrained(
+    optimizer: torch.nn.Module, architecture: Mapping[str, Any], folder: Path, about: Mapping[str, Any]
+) -> None:
+    """Write an optimizer.
+
+    Args:
+        optimizer: its weights are written.
+        architecture: configuration (with ``_target_``) that builds it untrained.
+        folder: where to; replaced when it exists.
+        about: how it was made: command, seed, data, scores.
+    """
+    config = {"architecture": dict(architecture), "about": dict(about)}
+    checkpoint.save(folder, KIND, optimizer.state_dict(), config)
+
+
+def load_pretrained(name: str) -> torch.nn.Module:
+    """A trained optimizer, ready for use.
+
+    Args:
+        name: of a shipped optimizer, or a folder that `save_pretrained` wrote.
+
+    Raises:
+        UserError: there is none of that name, or its folder is damaged or does not fit.
+    """
+    folder = SHIPPED / name if (SHIPPED / name).is_dir() else Path(name)
+    if not folder.is_dir():
+        names = ", ".join(shipped()) or "none"
+        raise UserError(f"no optimizer {name!r}: neither a folder nor one that is shipped ({names})")
+    tensors, config = checkpoint.load(folder, KIND)
+    optimizer = build(OmegaConf.create(config["architecture"]))
+    if not isinstance(optimizer, torch.nn.Module):
+        raise checkpoint.BadCheckpointError(f"{folder}: its architecture is no learned optimizer")
+    try:
+        optimizer.load_state_dict(tensors)
+    except RuntimeError as error:
+        raise checkpoint.BadCheckpointError(f"{folder}: the weights do not fit the architecture ({error})") from error
+    return optimizer.eval()
+
+
+def shipped() -> list[str]:
+    """Names of the optimizers that come with the package."""
+    return sorted(path.name for path in SHIPPED.glob("*") if (path / checkpoint.MANIFEST).is_file())
