@@ -91,6 +91,34 @@ def optimize(overrides: tuple[str, ...], resume: bool, quiet: bool, as_json: boo
     sys.exit(_exit_code(result.outcome.kind.value, interrupts.received))
 
 
+@cli.command(
+    "meta-train",
+    epilog="""\b
+Examples:
+  l2s meta-train
+  l2s meta-train --out outputs/meta/mine train.meta_steps=1200 data.captures=[~/captures/garden]
+  l2s meta-train objective=greedy""",
+)
+@click.option("--out", type=click.Path(path_type=Path), help="Folder of the training; one that holds a run is resumed.")
+@click.option("--quiet", is_flag=True, help="Print errors only.")
+@click.argument("overrides", nargs=-1, metavar="[GROUP.KEY=VALUE]...")
+def meta_train(overrides: tuple[str, ...], out: Path | None, quiet: bool) -> None:
+    """Meta-train a learned optimizer; resumes by itself."""
+    interrupts = Interrupts()
+    from learn2splat.api import as_overrides
+    from learn2splat.config import compose
+    from learn2splat.console import MetaConsole
+    from learn2splat.training import meta_train as train
+
+    settings = {} if out is None else {"out": str(out)}
+    config = compose("meta_train", [*as_overrides(settings), *overrides])
+    finished = train(config, stop=interrupts, listen=(lambda row: None) if quiet else MetaConsole())
+    if finished is None:
+        click.echo(f"l2s: interrupted; the same command goes on from {config.out}", err=True)
+        sys.exit(128 + (interrupts.received or signal.SIGINT))
+    click.echo(str(finished))
+
+
 @cli.group()
 def scene() -> None:
     """Make scenes."""

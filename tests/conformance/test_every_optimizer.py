@@ -18,10 +18,12 @@ from tests.conftest import random_scene
 
 COUNT = 9
 POSITIONS = random_scene(64, seed=77).means
-OPTIMIZERS = choices("optimizer")
+OPTIMIZERS = [*choices("optimizer"), *choices("trainee")]
 
 
 def make(name: str) -> SceneOptimizer:
+    if name in choices("trainee"):
+        return build(compose("meta_train", [f"trainee={name}"]).trainee).eval()
     return build(compose("optimize", [f"optimizer={name}", "scene=none"]).optimizer)
 
 
@@ -162,8 +164,17 @@ def test_zero_gradients_move_nothing(name: str) -> None:
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_unknown_keys_are_refused_by_name(name: str) -> None:
-    config = compose("optimize", [f"optimizer={name}", "+optimizer.no_such_setting=1", "scene=none"])
+    top, group = ("meta_train", "trainee") if name in choices("trainee") else ("optimize", "optimizer")
+    config = compose(top, [f"{group}={name}", f"+{group}.no_such_setting=1"])
     with pytest.raises(BadConfigError, match="no_such_setting"):
-        build(config.optimizer)
+        build(config[group])
     with pytest.raises(BadConfigError, match="no_such_setting"):
-        compose("optimize", [f"optimizer={name}", "optimizer.no_such_setting=1", "scene=none"])
+        compose(top, [f"{group}={name}", f"{group}.no_such_setting=1"])
+
+
+def test_the_untrained_rule_is_tuned_adam_to_the_bit() -> None:
+    scene = random_scene(COUNT, dtype=torch.float32)
+    base, rule = make("adam-tuned"), make("learned-rule")
+    one, _ = steps(base, scene, base.init(scene), range(6))
+    two, _ = steps(rule, scene, rule.init(scene), range(6))
+    assert_equal(one, two)

@@ -139,7 +139,7 @@ void blend_tile(L2sRendering& r, Workspace& w, const Tile& tile, const L2sImages
     for (; start < end && live; start += kBatch) {
         int n = (int)(end - start < kBatch ? end - start : kBatch);
         for (int i = 0; i < n; ++i) {
-            if (start + i + 16 < end) __builtin_prefetch(splats + entries[start + i + 16].gaussian);
+            if (start + i + 48 < end) __builtin_prefetch(splats + entries[start + i + 48].gaussian);
             const Splat& s = splats[entries[start + i].gaussian];
             w.splats[i] = TileSplat(s, tile);
             w.masks[i] = blocks_reached(s, tile, w.grid) & live;
