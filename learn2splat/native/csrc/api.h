@@ -74,11 +74,13 @@ struct L2sRendering;  // what the backward pass needs of a forward pass
 L2S_PUBLIC int32_t l2s_vector_lanes();
 
 // Render. Returns a rendering to be freed with l2s_free, or null when memory ran out.
-L2S_PUBLIC L2sRendering* l2s_render(const L2sScene*, const L2sCameras*, const L2sSettings*, const L2sImages*, int32_t threads);
+L2S_PUBLIC L2sRendering* l2s_render(const L2sScene*, const L2sCameras*, const L2sSettings*, const L2sImages*,
+                                    int32_t threads);
 
 // Transposed derivative of a rendering. `scene` must hold the values that were rendered. Returns 0, or 1 when memory
 // ran out. May be called repeatedly.
-L2S_PUBLIC int32_t l2s_pull_back(L2sRendering*, const L2sScene*, const L2sCotangents*, const L2sGradients*, int32_t threads);
+L2S_PUBLIC int32_t l2s_pull_back(L2sRendering*, const L2sScene*, const L2sCotangents*, const L2sGradients*,
+                                 int32_t threads);
 
 L2S_PUBLIC void l2s_statistics(const L2sRendering*, L2sStatistics*);
 
@@ -88,8 +90,9 @@ L2S_PUBLIC void l2s_free(L2sRendering*);
 // Mean absolute error and mean SSIM of each view, over all pixels and channels, of images [views, height, width, 3].
 // `gradient` (optional) receives the derivative of mean over views of (1 - ssim_weight) l1 + ssim_weight (1 - ssim)
 // by `image`. SSIM: 11 x 11 Gaussian window of sigma 1.5 px, zeros outside the image. Returns 0, or 1 without memory.
-L2S_PUBLIC int32_t l2s_photometric(const float* image, const float* target, int32_t views, int32_t height, int32_t width,
-                        float ssim_weight, double* l1, double* ssim, float* gradient, int32_t threads);
+L2S_PUBLIC int32_t l2s_photometric(const float* image, const float* target, int32_t views, int32_t height,
+                                   int32_t width, float ssim_weight, double* l1, double* ssim, float* gradient,
+                                   int32_t threads);
 
 // Fused multiply-adds per second that one core reaches when it does nothing else, counted as 2 flop per lane.
 L2S_PUBLIC double l2s_peak_flops();

@@ -72,7 +72,7 @@ void fill_tiles(L2sRendering& r, int v, int y0, int y1, int64_t* next) {
     const int tiles_x = r.tiles_x, drawn = r.drawn[v];
     std::copy(begin + y0 * tiles_x, begin + y1 * tiles_x, next + y0 * tiles_x);
     for (int k = 0; k < drawn; ++k) {
-        if (k + 16 < drawn) __builtin_prefetch(boxes + order[k + 16]);
+        if (k + kPrefetchAhead < drawn) __builtin_prefetch(boxes + order[k + kPrefetchAhead]);
         uint32_t i = order[k];
         TileBox box = boxes[i];
         int top = std::max<int>(box.y0, y0), bottom = std::min<int>(box.y1, y1);

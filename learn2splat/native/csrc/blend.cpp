@@ -135,11 +135,11 @@ void blend_tile(L2sRendering& r, Workspace& w, const Tile& tile, const L2sImages
     int64_t begin = r.tile_begin[tile.index], end = r.tile_begin[tile.index + 1];
     const Entry* entries = r.entries.data();
     BlockMask* masks = r.masks.data();
-    int64_t start = begin;
-    for (; start < end && live; start += kBatch) {
+    for (int64_t start = begin; start < end && live; start += kBatch) {
         int n = (int)(end - start < kBatch ? end - start : kBatch);
         for (int i = 0; i < n; ++i) {
-            if (start + i + 48 < end) __builtin_prefetch(splats + entries[start + i + 48].gaussian);
+            int64_t ahead = start + i + kPrefetchAhead;
+            if (ahead < end) __builtin_prefetch(splats + entries[ahead].gaussian);
             const Splat& s = splats[entries[start + i].gaussian];
             w.splats[i] = TileSplat(s, tile);
             w.masks[i] = blocks_reached(s, tile, w.grid) & live;

@@ -97,7 +97,8 @@ Sums compare_row(const Window& window, Size size, const float* image, const floa
     for (int i = 0; i < size.length; i += W) {
         const float* in = lines + kPadding + i;
         vf mx = across(window, in), my = across(window, in + line);
-        vf exx = across(window, in + 2 * line), eyy = across(window, in + 3 * line), exy = across(window, in + 4 * line);
+        vf exx = across(window, in + 2 * line), eyy = across(window, in + 3 * line);
+        vf exy = across(window, in + 4 * line);
         vf mean_squares = mx * mx + my * my;
         vf a1 = 2.0f * mx * my + kC1, a2 = 2.0f * (exy - mx * my) + kC2;
         vf b1 = mean_squares + kC1, b2 = exx + eyy - mean_squares + kC2;
@@ -141,7 +142,8 @@ void differentiate_row(const Window& window, Size size, const float* image, cons
         int64_t at = (int64_t)row * size.length + i;
         int left = size.length - i;
         vf x = load_part(image + at, left), y = load_part(target + at, left);
-        vf by_mean = across(window, in), by_square = across(window, in + line), by_product = across(window, in + 2 * line);
+        vf by_mean = across(window, in), by_square = across(window, in + line);
+        vf by_product = across(window, in + 2 * line);
         vf ssim = by_mean + 2.0f * x * by_square + y * by_product;
         vf sign = select(less(y, x), splat(error_scale), vf{}) - select(less(x, y), splat(error_scale), vf{});
         store_part(gradient + at, fnma(splat(ssim_scale), ssim, sign), left);

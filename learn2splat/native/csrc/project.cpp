@@ -59,8 +59,9 @@ void project_chunk(L2sRendering& r, const L2sScene& scene, const Shape& shape, c
     vf reach_x = extent * sqrt(s.cov_xx), reach_y = extent * sqrt(s.cov_yy);
     vf largest = splat(4e6f);  // far beyond any image, and an exact integer
     vf half_x = ceil(min(reach_x, largest)), half_y = ceil(min(reach_y, largest));
-    vm drawn = s.drawn & less_equal(splat(kMinAlpha), shape.opacity) & less(vf{}, half_x) & less(vf{}, half_y) &
-               overlaps(s.mean_x, half_x, r.width) & overlaps(s.mean_y, half_y, r.height);
+    vm finite = less_equal(s.cov_xx + s.cov_yy, splat(3e38f));
+    vm drawn = s.drawn & finite & less_equal(splat(kMinAlpha), shape.opacity) & less(vf{}, half_x) &
+               less(vf{}, half_y) & overlaps(s.mean_x, half_x, r.width) & overlaps(s.mean_y, half_y, r.height);
 
     PixelRange xs = pixels_within(s.mean_x, reach_x, r.width), ys = pixels_within(s.mean_y, reach_y, r.height);
     vm reached = drawn & less_equal(xs.first, xs.last) & less_equal(ys.first, ys.last);

@@ -141,9 +141,10 @@ void store_raw(const L2sGradient& out, const L2sScene& scene, const Raw& raw, co
     scatter_rows(raw.quat, 4, chunk.lanes, out.quats + 4 * first, 4);
     scatter_rows(raw.logit_opacity, 1, chunk.lanes, out.logit_opacities + first, 1);
     scatter_rows(raw.sh, chunk.coefficients, chunk.lanes, out.sh + stride * first, stride);
-    if (chunk.coefficients < stride)
-        for (int i = 0; i < chunk.lanes; ++i)
-            std::memset(out.sh + stride * (first + i) + chunk.coefficients, 0, sizeof(float) * (stride - chunk.coefficients));
+    int inactive = stride - chunk.coefficients;
+    if (!inactive) return;
+    for (int i = 0; i < chunk.lanes; ++i)
+        std::memset(out.sh + stride * (first + i) + chunk.coefficients, 0, inactive * sizeof(float));
 }
 
 void store_mean2d(float* out, const vf mean2d[2], const L2sRendering& r, int v, const Chunk& chunk) {

@@ -155,7 +155,7 @@ void pull_back_tile(L2sRendering& r, Workspace& w, const Tile& tile, const L2sCo
     const BlockMask* masks = r.masks.data() + begin;
     const Splat* splats = r.splats.data() + tile.view * r.count;
     for (int i = open_tile(r, w, tile, cotangents); i >= 0; --i) {
-        if (i >= 16) __builtin_prefetch(splats + entries[i - 16].gaussian);
+        if (i >= kPrefetchAhead) __builtin_prefetch(splats + entries[i - kPrefetchAhead].gaussian);
         if (!masks[i]) continue;
         enqueue(w, TileSplat(splats[entries[i].gaussian], tile), masks[i], i, r.row_begin[tile.view] + entries[i].row);
         if (w.pairs + kBlocks > kPairs) pull_back_batch<kWithDepth>(r, w);

@@ -93,7 +93,8 @@ struct alignas(64) TileSplat {
         v0 = -s.c * mean_y;
     }
 };
-static_assert(sizeof(TileSplat) == sizeof(Splat) && offsetof(TileSplat, depth) == offsetof(Splat, depth), "same layout");
+static_assert(sizeof(TileSplat) == sizeof(Splat), "same layout");
+static_assert(offsetof(TileSplat, depth) == offsetof(Splat, depth), "same layout");
 
 // Forward and backward must take the same decisions, so there is one definition of alpha, in explicit FMAs.
 struct Whitened {

@@ -22,6 +22,8 @@ constexpr int kBlocksPerRow = kTile / kBlockWidth;
 constexpr int kBlocks = kTile * kTile / W;  // per tile
 constexpr int kTilePixels = kTile * kTile;
 
+constexpr int kPrefetchAhead = 48;  // entries: a splat comes from the second- or third-level cache
+
 constexpr float kMinAlpha = 1.0f / 255.0f;
 constexpr float kMinTransmittance = 1e-4f;
 constexpr float kMaxExtentSigma = 3.33f;

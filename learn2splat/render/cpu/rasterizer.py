@@ -125,7 +125,7 @@ class Rendering:
         self._library = _library()
         self._handle = handle
         self._given = scene.detach().tensors()  # share the version counters of the caller's tensors
-        self._versions = [tensor._version for tensor in self._given]
+        self._versions = _versions(self._given)
         self._dense = dense
         self._c_scene = c_scene
         self._shape = shape
@@ -143,7 +143,7 @@ class Rendering:
         request: GradientRequest = GradientRequest(),
     ) -> SceneGradients:
         """The `Pullback` of this rendering; may be called any number of times."""
-        if [tensor._version for tensor in self._given] != self._versions:
+        if _versions(self._given) != self._versions:
             raise RuntimeError("the scene was changed in place after it was rendered: take the gradient first")
         expected = {"image": (image, (*self._shape, 3)), "alpha": (alpha, self._shape), "depth": (depth, self._shape)}
         for name, (cotangent, shape) in expected.items():
@@ -210,6 +210,11 @@ def _dense(tensor: Tensor) -> Tensor:
             "`.to('cpu', torch.float32)`, or use ReferenceRenderer for float64"
         )
     return tensor.detach().contiguous()
+
+
+def _versions(tensors: tuple[Tensor, ...]) -> list[int]:
+    """Counters that in-place changes increase; tensors of inference mode have none."""
+    return [0 if tensor.is_inference() else tensor._version for tensor in tensors]
 
 
 def _host_float(tensor: Tensor) -> Tensor:
