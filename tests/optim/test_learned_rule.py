@@ -35,7 +35,7 @@ def context(step: int, count: int, train_views: int = 24) -> StepContext:
 
 def trained(seed: int = 0) -> LearnedRule:
     """A rule with every constant away from zero."""
-    rule, generator = LearnedRule(RATES, SCHEDULE, damping=0.2), torch.Generator().manual_seed(seed)
+    rule, generator = LearnedRule(RATES, SCHEDULE, damping=0.2).eval(), torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in rule.parameters():
             parameter.copy_(0.3 * torch.randn(parameter.shape, generator=generator))
@@ -46,7 +46,7 @@ def trained(seed: int = 0) -> LearnedRule:
 @pytest.mark.parametrize("damping", [0.0, 0.3])
 @pytest.mark.parametrize("degree", [0, 3])
 def test_untrained_it_is_its_base_to_the_bit(dtype: torch.dtype, damping: float, degree: int) -> None:
-    rule, adam = LearnedRule(RATES, SCHEDULE, damping=damping), Adam(RATES, SCHEDULE, damping=damping)
+    rule, adam = LearnedRule(RATES, SCHEDULE, damping=damping).eval(), Adam(RATES, SCHEDULE, damping=damping)
     scene = random_scene(33, degree=degree, dtype=dtype)
     states = rule.init(scene), adam.init(scene)
     for step in range(6):
