@@ -24,7 +24,7 @@ $(VENV)/.ready: pyproject.toml $(NATIVE)
 	@touch $@
 
 demo: setup  ## optimise an embedded procedural scene and say where the report is
-	$(BIN)/l2s optimize --scene procedural:seed=7,views=24,width=256 --steps 1000
+	$(BIN)/l2s optimize --scene procedural:seed=4,views=40,width=320,theme=tabletop --optimizer adam-tuned --steps 1000
 
 test: setup  ## run the whole test suite
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2

@@ -94,11 +94,13 @@ class RunFolder:
         return bool(outcome != OutcomeKind.INTERRUPTED.value)
 
     def write_pictures(self, pictures: Mapping[str, Tensor]) -> None:
-        """Write ``renders/NAME.png`` for each [H, W, 3] picture in 0..1."""
+        """Write ``renders/NAME.png`` for each [H, W, 3] picture in 0..1; NAME without its ending where that is unique."""
+        stems = [str(Path(name).with_suffix("")) for name in pictures]
+        names = stems if len(set(stems)) == len(stems) else list(pictures)
 
         def write(folder: Path) -> None:
             folder.mkdir()
-            for name, picture in pictures.items():
+            for name, picture in zip(names, pictures.values(), strict=True):
                 pixels = (picture.clamp(0, 1) * 255).round().to(torch.uint8).numpy()
                 Image.fromarray(np.ascontiguousarray(pixels)).save(folder / f"{name.replace('/', '_')}.png")
 
