@@ -94,7 +94,7 @@ class RunFolder:
         return bool(outcome != OutcomeKind.INTERRUPTED.value)
 
     def write_pictures(self, pictures: Mapping[str, Tensor]) -> None:
-        """Write ``renders/NAME.png`` for each [H, W, 3] picture in 0..1; NAME without its ending where that is unique."""
+        """Write ``renders/NAME.png`` for each [H, W, 3] picture in 0..1; NAME loses its ending where that is unique."""
         stems = [str(Path(name).with_suffix("")) for name in pictures]
         names = stems if len(set(stems)) == len(stems) else list(pictures)
 
