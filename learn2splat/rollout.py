@@ -15,8 +15,9 @@ import torch
 from torch import Tensor
 
 from learn2splat.data.views import ViewSampler
-from learn2splat.optim.base import NEIGHBOURS, Need, OptimizerState, SceneOptimizer, StepContext, apply_update
+from learn2splat.optim.base import CLUSTERS, NEIGHBOURS, Need, OptimizerState, SceneOptimizer, StepContext, apply_update
 from learn2splat.render.base import GradientRequest
+from learn2splat.scene.clusters import clusters
 from learn2splat.scene.footprint import pixel_footprint_world
 from learn2splat.scene.gaussians import GaussianScene
 from learn2splat.scene.neighbours import nearest_neighbours
@@ -88,6 +89,7 @@ class RolloutState:
         best: the output scene at the lowest running loss so far.
         footprint: pixel footprints [N], or None when the optimizer does not need them.
         neighbours: rows of the nearest Gaussians [N, k], likewise.
+        clusters: part of the scene of each Gaussian [N], likewise.
         step: updates made.
         first_loss, running_loss, best_loss: infinite before the first step.
         seconds_render, seconds_update, seconds_warmup: totals.
@@ -99,6 +101,7 @@ class RolloutState:
     best: GaussianScene
     footprint: Tensor | None = None
     neighbours: Tensor | None = None
+    clusters: Tensor | None = None
     step: int = 0
     first_loss: float = math.inf
     running_loss: float = math.inf
@@ -234,6 +237,7 @@ class Rollout:
             pixel_footprint_world=state.footprint,
             view_squares=batch.view_squares,
             neighbours=state.neighbours,
+            clusters=state.clusters,
         )
 
     def _with_geometry(self, state: RolloutState) -> RolloutState:
@@ -245,6 +249,8 @@ class Rollout:
             state = replace(state, footprint=pixel_footprint_world(means, self.train_cameras, near))
         if Need.NEIGHBOURS in needs and (due or state.neighbours is None):
             state = replace(state, neighbours=nearest_neighbours(means, NEIGHBOURS))
+        if Need.CLUSTERS in needs and (due or state.clusters is None):
+            state = replace(state, clusters=clusters(means, CLUSTERS))
         return state
 
     def _warm_up(self) -> None:

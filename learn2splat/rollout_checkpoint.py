@@ -44,7 +44,7 @@ def unpack_rollout(tensors: Mapping[str, Tensor], numbers: Mapping[str, Any]) ->
     geometry: dict[str, Tensor] = {}
     for name, tensor in tensors.items():
         group, _, rest = name.partition("/")
-        if name in ("footprint", "neighbours"):
+        if name in ("footprint", "neighbours", "clusters"):
             geometry[name] = tensor
         elif group in groups and rest:
             groups[group][rest] = tensor
@@ -58,6 +58,7 @@ def unpack_rollout(tensors: Mapping[str, Tensor], numbers: Mapping[str, Any]) ->
             optimizer=OptimizerState(groups["rows"], groups["shared"]),
             footprint=geometry.get("footprint"),
             neighbours=geometry.get("neighbours"),
+            clusters=geometry.get("clusters"),
             **numbers,
         )
     except TypeError as error:

@@ -8,6 +8,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import torch
 from omegaconf import DictConfig, OmegaConf
 
 from learn2splat import __version__
@@ -20,7 +21,7 @@ from learn2splat.eval.statistics import per_scene
 from learn2splat.eval.store import RowStore
 from learn2splat.meta.train import MetaTrainer
 from learn2splat.optim.base import SceneOptimizer
-from learn2splat.optim.learned.pretrained import save_pretrained
+from learn2splat.optim.learned.pretrained import load_pretrained, save_pretrained
 from learn2splat.render.base import Renderer
 
 
@@ -93,7 +94,11 @@ def meta_train(
     """
     folder = Path(config.out)
     renderer = build(config.renderer)
-    optimizer = build(config.trainee)
+    with torch.random.fork_rng():
+        torch.manual_seed(config.train.seed)  # initial weights
+        optimizer = build(config.trainee)
+    if config.rule is not None:
+        optimizer.rule.load_state_dict(load_pretrained(str(config.rule)).state_dict())
     trainer = MetaTrainer(
         optimizer,
         build(config.objective),

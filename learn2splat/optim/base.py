@@ -21,12 +21,17 @@ NEIGHBOURS = 6
 """How many neighbours `Need.NEIGHBOURS` gives."""
 
 
+CLUSTERS = 64
+"""How many parts `Need.CLUSTERS` gives at most."""
+
+
 class Need(Enum):
     """What an optimizer wants computed for its context beside the summed gradient."""
 
     PIXEL_FOOTPRINT = "pixel_footprint_world"
     VIEW_SQUARES = "view_squares"
     NEIGHBOURS = "neighbours"
+    CLUSTERS = "clusters"
 
 
 @dataclass(frozen=True)
@@ -42,6 +47,7 @@ class StepContext:
         visible: [N] bool, drawn in at least one view of the batch.
         loss: mean loss of the batch before the update.
         pixel_footprint_world: [N] size of a pixel at the Gaussian, world units (`Need.PIXEL_FOOTPRINT`).
+        clusters: [N] int64, which of CLUSTERS parts of the scene a Gaussian belongs to (`Need.CLUSTERS`).
         neighbours: [N, NEIGHBOURS] int32 rows of the nearest other Gaussians (`Need.NEIGHBOURS`).
         view_squares: sum over views of the squared gradient of that view's loss / batch_views (`Need.VIEW_SQUARES`).
     """
@@ -56,6 +62,7 @@ class StepContext:
     pixel_footprint_world: Tensor | None = None
     view_squares: GaussianScene | None = None
     neighbours: Tensor | None = None
+    clusters: Tensor | None = None
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,8 @@ import torch
 
 from learn2splat import checkpoint
 from learn2splat.config import BadConfigError, build, choices, compose
-from learn2splat.optim.base import NEIGHBOURS, Need, OptimizerState, SceneOptimizer, StepContext, apply_update
+from learn2splat.optim.base import CLUSTERS, NEIGHBOURS, Need, OptimizerState, SceneOptimizer, StepContext, apply_update
+from learn2splat.scene.clusters import clusters
 from learn2splat.scene.gaussians import GaussianScene
 from learn2splat.scene.lineage import Lineage
 from learn2splat.scene.neighbours import nearest_neighbours
@@ -46,6 +47,7 @@ def context(optimizer: SceneOptimizer, step: int, order: torch.Tensor, dtype: to
         pixel_footprint_world=footprint if Need.PIXEL_FOOTPRINT in optimizer.needs else None,
         view_squares=squares if Need.VIEW_SQUARES in optimizer.needs else None,
         neighbours=nearest_neighbours(POSITIONS[order], NEIGHBOURS) if Need.NEIGHBOURS in optimizer.needs else None,
+        clusters=clusters(POSITIONS[order], CLUSTERS) if Need.CLUSTERS in optimizer.needs else None,
     )
 
 
@@ -172,9 +174,10 @@ def test_unknown_keys_are_refused_by_name(name: str) -> None:
         compose(top, [f"{group}={name}", f"{group}.no_such_setting=1"])
 
 
-def test_the_untrained_rule_is_tuned_adam_to_the_bit() -> None:
+@pytest.mark.parametrize("name", choices("trainee"))
+def test_untrained_learned_optimizers_are_tuned_adam_to_the_bit(name: str) -> None:
     scene = random_scene(COUNT, dtype=torch.float32)
-    base, rule = make("adam-tuned"), make("learned-rule")
+    base, rule = make("adam-tuned"), make(name)
     one, _ = steps(base, scene, base.init(scene), range(6))
     two, _ = steps(rule, scene, rule.init(scene), range(6))
     assert_equal(one, two)

@@ -1,0 +1,132 @@
+"""`l2s-tiny`: a point transformer that scales the learned rule's steps per Gaussian and parameter group."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from torch import Tensor
+
+from learn2splat.optim.base import Need, OptimizerState, StepContext
+from learn2splat.optim.learned.features import COUNT, Evidence, by_group, features, neighbour_distances
+from learn2splat.optim.learned.moments import GROUPS, as_matrix, group_slices
+from learn2splat.optim.learned.network import PointTransformer
+from learn2splat.optim.learned.rule import LearnedRule
+from learn2splat.scene.gaussians import GaussianScene
+from learn2splat.scene.lineage import Lineage
+
+MAX_GAIN = 2.0
+"""The network scales a step by exp(+-2) at most."""
+MEMORY = 0.7
+"""Decay of agreement, visibility and latent state from one run of the network to the next."""
+
+
+class LearnedGain(torch.nn.Module):
+    """The rule's update, times a gain per Gaussian and group that a network sets every few steps.
+
+    A gain multiplies an update that vanishes with the gradient, so the network adds no drift of its own. Untrained,
+    all gains are 1 and the update is the rule's to the bit.
+
+    Args:
+        rule: what the network scales; its constants stay as they are.
+        every: steps between two runs of the network.
+        width: of the network.
+        latent: numbers of latent state per Gaussian.
+    """
+
+    def __init__(self, rule: LearnedRule, every: int = 4, width: int = 40, latent: int = 8) -> None:
+        super().__init__()
+        if every < 1:
+            raise ValueError(f"every={every}: give 1 or more")
+        self.rule = rule.eval().requires_grad_(False)
+        self.every, self.latent = every, latent
+        self.network = PointTransformer(COUNT + latent, len(GROUPS) + latent, width)
+
+    def train(self, mode: bool = True) -> LearnedGain:
+        """The rule stays in evaluation mode: it is not trained here."""
+        super().train(mode)
+        self.rule.eval()
+        return self
+
+    @property
+    def needs(self) -> frozenset[Need]:
+        return self.rule.needs | {Need.PIXEL_FOOTPRINT, Need.NEIGHBOURS, Need.CLUSTERS, Need.VIEW_SQUARES}
+
+    def perturbed(self, generator: torch.Generator) -> LearnedGain:
+        """A copy on a perturbed rule."""
+        other = copy.deepcopy(self).eval()
+        other.rule = self.rule.perturbed(generator).requires_grad_(False)
+        return other
+
+    def init(self, scene: GaussianScene) -> OptimizerState:
+        state = self.rule.init(scene)
+        rows = {
+            "gain": scene.means.new_zeros(len(scene), len(GROUPS)),
+            "latent": scene.means.new_zeros(len(scene), self.latent),
+            "agreement": scene.means.new_zeros(len(scene), 2, len(GROUPS)),
+            "seen": scene.means.new_zeros(len(scene)),
+        }
+        losses = torch.zeros(2, dtype=torch.float64)  # first, running
+        return OptimizerState({**state.rows, **rows}, {**state.shared, "losses": losses})
+
+    def update(
+        self, grads: GaussianScene, state: OptimizerState, scene: GaussianScene, context: StepContext
+    ) -> tuple[GaussianScene, OptimizerState]:
+        with torch.no_grad():
+            update, moments = self.rule.update(grads, state, scene, context)
+        first, running = state.shared["losses"].tolist()
+        fresh = int(state.shared["count"]) == 0
+        first, running = (context.loss, context.loss) if fresh else (first, 0.9 * running + 0.1 * context.loss)
+        own = {name: state.rows[name] for name in ("gain", "latent", "agreement", "seen")}
+        if context.step % self.every == 0:
+            own = self._think(grads, own, moments, scene, context, first, running)
+        gain = torch.exp(own["gain"])
+        shared = {**moments.shared, "losses": torch.tensor([first, running], dtype=torch.float64)}
+        return scaled_by_group(update, gain), OptimizerState({**moments.rows, **own}, shared)
+
+    def reindex(self, state: OptimizerState, lineage: Lineage) -> OptimizerState:
+        return state.take(lineage)
+
+    def _think(
+        self,
+        grads: GaussianScene,
+        own: dict[str, Tensor],
+        moments: OptimizerState,
+        scene: GaussianScene,
+        context: StepContext,
+        first_loss: float,
+        running_loss: float,
+    ) -> dict[str, Tensor]:
+        """New gains (logarithms) and latent state from a run of the network."""
+        if context.view_squares is None or context.clusters is None or context.neighbours is None:
+            raise ValueError("LearnedGain needs StepContext.view_squares, neighbours and clusters")
+        with torch.no_grad():
+            squares = by_group(context.view_squares, squared=True) * context.batch_views
+            newest = torch.stack([by_group(grads), squares], dim=1)
+            agreement = MEMORY * own["agreement"] + (1 - MEMORY) * newest
+            seen = own["seen"].lerp(context.visible.to(own["seen"]), 1 - MEMORY)
+            count = int(moments.shared["count"])
+            evidence = Evidence(moments.rows, count, grads, agreement, seen, running_loss, first_loss)
+            inputs = features(scene, evidence, context, self.rule.decays)
+            distance = neighbour_distances(scene.means, context.neighbours).clamp_min(1e-20).log()
+            size = scene.log_scales.mean(dim=1)
+            others = size[context.neighbours.long()]
+            geometry = torch.stack([distance - size[:, None], others - size[:, None]], dim=-1).clamp(-4, 4)
+        inputs = torch.cat([inputs, own["latent"]], dim=1)
+        outputs = self.network(inputs.float(), context.neighbours, geometry.float(), context.clusters).to(inputs)
+        gain, latent = outputs.split([len(GROUPS), self.latent], dim=1)
+        latent = MEMORY * own["latent"] + (1 - MEMORY) * torch.tanh(latent)
+        gain = MAX_GAIN * torch.tanh(gain / MAX_GAIN)
+        return {"gain": gain, "latent": latent, "agreement": agreement, "seen": seen}
+
+
+def scaled_by_group(update: GaussianScene, gain: Tensor) -> GaussianScene:
+    """``update`` with the numbers of group g of row n multiplied by ``gain[n, g]``."""
+    scaled = []
+    for name, tensor in update.items():
+        parts = [
+            as_matrix(tensor)[:, columns] * gain[:, GROUPS.index(group), None]
+            for group, columns in group_slices(name, update.sh.shape[1]).items()
+        ]
+        scaled.append(torch.cat(parts, dim=1).view_as(tensor))
+    return GaussianScene(*scaled)
