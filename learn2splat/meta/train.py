@@ -203,7 +203,8 @@ class MetaTrainer:
         self.adamw.step()
         decay = min(settings.ema, (1 + step) / (10 + step))
         with torch.no_grad():
-            for old, new in zip(self.averaged.parameters(), parameters, strict=True):
+            trained = [p for p in self.averaged.parameters() if p.requires_grad]
+            for old, new in zip(trained, parameters, strict=True):
                 old.lerp_(new, 1 - decay)
         return norm
 
