@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 NATIVE := $(wildcard learn2splat/native/csrc/*) CMakeLists.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint bench wheel clean
+.PHONY: help setup demo test lint bench meta-train wheel clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -39,6 +39,14 @@ bench: setup  ## benchmarks, as ratios to a named peer
 	$(BIN)/python benchmarks/rasterizer.py
 	$(BIN)/python benchmarks/step.py
 	$(BIN)/python benchmarks/procedural.py
+
+CAPTURES ?= $(wildcard ../shared/scenes/banana ../shared/scenes/brighton_beach)
+comma := ,
+empty :=
+space := $(empty) $(empty)
+
+meta-train: setup  ## train learned-rule from nothing on procedural scenes and, when present, CAPTURES
+	$(BIN)/l2s meta-train --out outputs/meta/learned-rule "data.captures=[$(subst $(space),$(comma),$(strip $(CAPTURES)))]"
 
 wheel: setup  ## build a wheel into dist/ and try it in a fresh environment outside the tree
 	$(BIN)/pip wheel --quiet --no-deps --wheel-dir dist .

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from learn2splat.config import BadConfigError, compose
+from learn2splat.cameras import Cameras
+from learn2splat.config import BadConfigError, build, compose
 from learn2splat.data.base import SceneData
 from learn2splat.data.sources import load_scene
 from learn2splat.optim.base import SceneOptimizer
 from learn2splat.run_folder import RunFolder, RunFolderError, newest_unfinished
 from learn2splat.session import Listener, Result, Session
+from learn2splat.drop_in import TorchSceneOptimizer
 
 OUTPUTS = Path("outputs")
 DEFAULT_OPTIMIZER = "adam"
@@ -61,6 +63,30 @@ def optimize(
         folder=None if out is None else RunFolder(Path(out)),
     )
     return session.run(listener or Listener(), stop)
+
+
+def torch_optimizer(
+    params: MutableMapping[str, Any],
+    cameras: Cameras,
+    optimizer: str | SceneOptimizer = DEFAULT_OPTIMIZER,
+    horizon: int | None = None,
+    batch_views: int = 1,
+) -> TorchSceneOptimizer:
+    """An optimizer of this package in another trainer, in place of `torch.optim.Adam` over gsplat-style parameters.
+
+    Args:
+        params: ``means, scales, quats, opacities, sh0, shN`` as gsplat's trainers keep them.
+        cameras: training cameras, for the size of a pixel at each Gaussian.
+        optimizer: the name of a YAML file of ``configs/optimizer``, or an object.
+        horizon: number of steps when known.
+        batch_views: views whose mean loss is differentiated in each step.
+
+    Raises:
+        UserError: there is no optimizer of that name.
+        ValueError: a parameter is missing.
+    """
+    built = build(compose("optimize", [f"optimizer={optimizer}"]).optimizer) if isinstance(optimizer, str) else optimizer
+    return TorchSceneOptimizer(params, built, cameras, horizon, batch_views)
 
 
 def open_session(settings: Mapping[str, Any], overrides: Sequence[str] = (), *, resume: bool = False) -> Session:
