@@ -13,10 +13,10 @@ from learn2splat.cameras import Cameras
 from learn2splat.config import BadConfigError, build, compose
 from learn2splat.data.base import SceneData
 from learn2splat.data.sources import load_scene
+from learn2splat.drop_in import TorchSceneOptimizer
 from learn2splat.optim.base import SceneOptimizer
 from learn2splat.run_folder import RunFolder, RunFolderError, newest_unfinished
 from learn2splat.session import Listener, Result, Session
-from learn2splat.drop_in import TorchSceneOptimizer
 
 OUTPUTS = Path("outputs")
 DEFAULT_OPTIMIZER = "adam"
@@ -85,7 +85,9 @@ def torch_optimizer(
         UserError: there is no optimizer of that name.
         ValueError: a parameter is missing.
     """
-    built = build(compose("optimize", [f"optimizer={optimizer}"]).optimizer) if isinstance(optimizer, str) else optimizer
+    built = (
+        build(compose("optimize", [f"optimizer={optimizer}"]).optimizer) if isinstance(optimizer, str) else optimizer
+    )
     return TorchSceneOptimizer(params, built, cameras, horizon, batch_views)
 
 

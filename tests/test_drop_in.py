@@ -11,6 +11,7 @@ from torch import Tensor
 import learn2splat as l2s
 from learn2splat.cameras import Cameras
 from learn2splat.config import build, compose
+from learn2splat.drop_in import GroupOptimizer, TorchSceneOptimizer
 from learn2splat.losses import PhotometricLoss
 from learn2splat.optim.adam import Adam
 from learn2splat.optim.base import SceneOptimizer
@@ -19,7 +20,6 @@ from learn2splat.render.base import RenderOutput
 from learn2splat.render.reference import ReferenceRenderer
 from learn2splat.scene.gaussians import GaussianScene
 from learn2splat.scene_loss import SceneLoss
-from learn2splat.drop_in import GroupOptimizer, TorchSceneOptimizer
 from tests.test_rollout import capture, start_scene
 
 
