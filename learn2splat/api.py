@@ -15,6 +15,7 @@ from learn2splat.data.base import SceneData
 from learn2splat.data.sources import load_scene
 from learn2splat.drop_in import TorchSceneOptimizer
 from learn2splat.optim.base import SceneOptimizer
+from learn2splat.optim.learned.pretrained import is_pretrained, pretrained_config
 from learn2splat.run_folder import RunFolder, RunFolderError, newest_unfinished
 from learn2splat.session import Listener, Result, Session
 
@@ -38,7 +39,7 @@ def optimize(
     Args:
         scene: a path that `load_scene` understands, or a loaded scene.
         out: folder for the files; None writes none.
-        optimizer: the name of a YAML file of ``configs/optimizer``, or an object.
+        optimizer: the name of a YAML file of ``configs/optimizer``, the folder of a trained optimizer, or an object.
         listener: hears of steps and evaluations.
         stop: asked before each step; True interrupts the run.
         options: any value of ``configs/optimize.yaml``, for example ``steps=500, views="sparse:3"``.
@@ -57,7 +58,7 @@ def optimize(
         settings["optimizer"] = optimizer
     settings["scene"] = scene.name if isinstance(scene, SceneData) else str(scene)
     session = Session(
-        compose("optimize", as_overrides(settings)),
+        compose_run(settings),
         data=scene if isinstance(scene, SceneData) else None,
         optimizer=None if isinstance(optimizer, str) else optimizer,
         folder=None if out is None else RunFolder(Path(out)),
@@ -77,7 +78,7 @@ def torch_optimizer(
     Args:
         params: ``means, scales, quats, opacities, sh0, shN`` as gsplat's trainers keep them.
         cameras: training cameras, for the size of a pixel at each Gaussian.
-        optimizer: the name of a YAML file of ``configs/optimizer``, or an object.
+        optimizer: the name of a YAML file of ``configs/optimizer``, the folder of a trained optimizer, or an object.
         horizon: number of steps when known.
         batch_views: views whose mean loss is differentiated in each step.
 
@@ -85,9 +86,7 @@ def torch_optimizer(
         UserError: there is no optimizer of that name.
         ValueError: a parameter is missing.
     """
-    built = (
-        build(compose("optimize", [f"optimizer={optimizer}"]).optimizer) if isinstance(optimizer, str) else optimizer
-    )
+    built = build(compose_run({"optimizer": optimizer}).optimizer) if isinstance(optimizer, str) else optimizer
     return TorchSceneOptimizer(params, built, cameras, horizon, batch_views)
 
 
@@ -104,18 +103,17 @@ def open_session(settings: Mapping[str, Any], overrides: Sequence[str] = (), *, 
         BackendMissingError: a backend that was asked for is not there.
     """
     settings = {key: str(value) if isinstance(value, Path) else value for key, value in settings.items()}
-    optimizer = str(settings.get("optimizer", DEFAULT_OPTIMIZER))
     if resume and "out" in settings:
         settings.setdefault("scene", "")  # the run in the folder knows its scene
     if "scene" not in settings:
         raise BadConfigError("give a scene: --scene PATH, or --scene procedural:seed=0")
-    config = compose("optimize", [*as_overrides(settings), *overrides])
+    config = compose_run(settings, overrides)
     if config.out is not None and resume:
         folder = RunFolder(Path(config.out))
         config = resume_config(folder, config, {*settings, *(text.split("=")[0].split(".")[0] for text in overrides)})
         return Session(config, folder=folder, resume=True)
     data = load_scene(config.scene, max_size=config.max_size, test_every=config.test_every)
-    runs = OUTPUTS / data.name / optimizer
+    runs = OUTPUTS / data.name / Path(str(settings.get("optimizer", DEFAULT_OPTIMIZER))).name
     if resume:
         found = newest_unfinished(runs)
         if found is None:
@@ -124,6 +122,17 @@ def open_session(settings: Mapping[str, Any], overrides: Sequence[str] = (), *, 
         return Session(config, folder=RunFolder(found), resume=True)
     folder = RunFolder(Path(config.out) if config.out else runs / time.strftime("%Y%m%d-%H%M%S"))
     return Session(config, data=data, folder=folder)
+
+
+def compose_run(settings: Mapping[str, Any], overrides: Sequence[str] = ()) -> DictConfig:
+    """``configs/optimize.yaml`` with ``settings``; the optimizer may be the folder of a trained one."""
+    folder = str(settings.get("optimizer", ""))
+    if not is_pretrained(folder):
+        return compose("optimize", [*as_overrides(settings), *overrides])
+    others = {key: value for key, value in settings.items() if key != "optimizer"}
+    config = compose("optimize", [*as_overrides(others), *overrides])
+    config.optimizer = pretrained_config(folder)
+    return config
 
 
 def resume_config(folder: RunFolder, config: DictConfig, given: set[str]) -> DictConfig:

@@ -52,7 +52,11 @@ Examples:
 )
 @click.option("--scene", metavar="PATH", help="A COLMAP folder, or procedural:seed=0,views=20,...")
 @click.option("--steps", type=int, help="Updates in all (2000).")
-@click.option("--optimizer", metavar="NAME", help="A file of configs/optimizer: adam, adam-tuned, sgd, ... (adam).")
+@click.option(
+    "--optimizer",
+    metavar="NAME",
+    help="adam, adam-tuned, sgd, ... (a file of configs/optimizer), or the folder of a trained one (adam).",
+)
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), help="Where to optimise (auto).")
 @click.option("--renderer", metavar="NAME", help="auto, cpu, gsplat or reference (auto).")
 @click.option("--init", metavar="KIND", help="auto, sfm, random or ply:FILE (auto: sfm when there are points).")

@@ -13,7 +13,7 @@ from learn2splat import checkpoint
 from learn2splat.config import build, compose
 from learn2splat.eval.protocol import Method
 from learn2splat.optim.adam import Adam
-from learn2splat.optim.learned.pretrained import load_pretrained
+from learn2splat.optim.learned.pretrained import is_pretrained, load_pretrained
 from learn2splat.optim.rates import GroupRates, PositionDecay, PowerDecay, Schedule
 
 PIXEL_MEANS_RATE = 0.011
@@ -26,9 +26,8 @@ def method(name: str) -> Method:
     Raises:
         UserError: there is neither.
     """
-    folder = Path(name)
-    if (folder / checkpoint.MANIFEST).is_file():
-        manifest = (folder / checkpoint.MANIFEST).read_text(encoding="utf-8")
+    if is_pretrained(name):
+        manifest = (Path(name) / checkpoint.MANIFEST).read_text(encoding="utf-8")
         return Method(str(name), lambda: load_pretrained(name), _digest(json.loads(manifest)["sha256"]))  # type: ignore[arg-type,return-value]
     config = compose("optimize", [f"optimizer={name}"]).optimizer
     return Method(name, lambda: build(config), _digest(OmegaConf.to_container(config, resolve=True)))

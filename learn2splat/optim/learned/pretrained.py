@@ -57,6 +57,16 @@ def load_pretrained(name: str) -> torch.nn.Module:
     return optimizer.eval()
 
 
+def is_pretrained(folder: str) -> bool:
+    """Whether ``folder`` looks like one that `save_pretrained` wrote."""
+    return bool(folder) and (Path(folder) / checkpoint.MANIFEST).is_file()
+
+
+def pretrained_config(folder: str) -> dict[str, str]:
+    """The configuration that loads the trained optimizer of ``folder``."""
+    return {"_target_": f"{load_pretrained.__module__}.{load_pretrained.__name__}", "name": str(Path(folder).resolve())}
+
+
 def shipped() -> list[str]:
     """Names of the optimizers that come with the package."""
     return sorted(path.name for path in SHIPPED.glob("*") if (path / checkpoint.MANIFEST).is_file())

@@ -1,0 +1,92 @@
+"""`l2s meta-train` end to end on a scene of a few pixels: it trains, resumes, and its result optimises a scene."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from learn2splat.checkpoint import MANIFEST, BadCheckpointError
+from learn2splat.errors import UserError
+from learn2splat.eval.methods import adam_grid, method
+from learn2splat.optim.learned.pretrained import load_pretrained
+from learn2splat.optim.learned.rule import LearnedRule
+from learn2splat.optim.learned.tiny import LearnedGain
+from tests.test_cli import SCENE, l2s
+
+SMALL = [
+    "data.procedural=1",
+    "data.views=8",
+    "data.width=32",
+    "validation.procedural=1",
+    "validation.views=8",
+    "validation.width=32",
+    "validation.settings=[dense]",
+    "validation.steps=[2,4]",
+    "train.meta_steps=2",
+    "train.validate_every=1",
+    "train.longest_rollout=2",
+    "train.lives_per_step=1",
+]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A rule and a network on top of it, each trained for two steps."""
+    folder = tmp_path_factory.mktemp("meta")
+    assert l2s("meta-train", "--out", folder / "rule", "--quiet", *SMALL) == 0
+    rule = f"rule={folder / 'rule' / 'optimizer'}"
+    assert l2s("meta-train", "--out", folder / "tiny", "--quiet", "trainee=l2s-tiny", rule, *SMALL) == 0
+    return folder
+
+
+def test_the_manifest_says_how_it_was_made(folder: Path) -> None:
+    config = json.loads((folder / "rule" / "optimizer" / MANIFEST).read_text())["config"]
+    assert config["architecture"]["_target_"] == "learn2splat.optim.learned.rule.LearnedRule"
+    assert config["about"]["config"]["train"]["meta_steps"] == 2
+    assert config["about"]["best_score"] >= config["about"]["base_score"] > 5
+    assert [row["meta_step"] for row in config["about"]["history"]] == [0, 1, 2]
+
+
+def test_the_network_carries_its_rule(folder: Path) -> None:
+    rule, tiny = (load_pretrained(str(folder / name / "optimizer")) for name in ("rule", "tiny"))
+    assert isinstance(rule, LearnedRule)
+    assert isinstance(tiny, LearnedGain)
+    assert torch.equal(tiny.rule.log_step, rule.log_step)
+    assert not tiny.training
+
+
+@pytest.mark.parametrize("name", ["rule", "tiny"])
+def test_a_trained_optimizer_optimises_and_resumes(folder: Path, name: str, tmp_path: Path) -> None:
+    arguments = ["--scene", SCENE, "--max-gaussians", "100", "--sh-degree", "1", "--quiet"]
+    arguments += ["--optimizer", str(folder / name / "optimizer"), "--steps", "6"]
+    assert l2s("optimize", *arguments, "--out", tmp_path / "straight") == 0
+    assert l2s("optimize", *arguments[:-1], "3", "--out", tmp_path / "cut") == 0
+    assert l2s("optimize", "--resume", "--steps", "6", "--quiet", "--out", tmp_path / "cut") == 0
+    # the horizon differs, but neither optimizer looks at it
+    assert (tmp_path / "cut" / "point_cloud.ply").read_bytes() == (
+        tmp_path / "straight" / "point_cloud.ply"
+    ).read_bytes()
+
+
+def test_damaged_or_missing_weights_are_named(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no optimizer 'nothing'"):
+        load_pretrained("nothing")
+    broken = tmp_path / "broken"
+    broken.mkdir()
+    for file in (folder / "rule" / "optimizer").iterdir():
+        (broken / file.name).write_bytes(file.read_bytes())
+    (broken / "tensors.safetensors").write_bytes(b"junk")
+    with pytest.raises(BadCheckpointError, match="damaged"):
+        load_pretrained(str(broken))
+
+
+def test_methods_have_digests_that_tell_them_apart(folder: Path) -> None:
+    digests = [method(name).digest for name in ("adam", "adam-tuned", str(folder / "rule" / "optimizer"))]
+    digests += [entry.digest for entry in adam_grid()]
+    assert len(set(digests)) == len(digests) == 13
+    assert method("adam").digest == digests[0]
+    with pytest.raises(UserError, match="no-such"):
+        method("no-such")
