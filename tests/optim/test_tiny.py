@@ -156,3 +156,12 @@ def test_few_gaussians_are_no_problem(count: int) -> None:
     one, scene = optimizer(), random_scene(count)
     update, _ = one.update(random_scene(count, seed=1), one.init(scene), scene, context(scene, 0))
     assert update.is_finite()
+
+
+def test_only_training_mode_keeps_a_graph() -> None:
+    one, scene = optimizer(), random_scene(5)
+    update, state = one.update(random_scene(5, seed=1), one.init(scene), scene, context(scene, 0))
+    assert not any(tensor.requires_grad for tensor in (*update.tensors(), *state.rows.values()))
+    update, state = one.train().update(random_scene(5, seed=1), one.init(scene), scene, context(scene, 0))
+    assert all(tensor.requires_grad for tensor in update.tensors())
+    assert not any(parameter.requires_grad for parameter in one.rule.parameters())

@@ -25,7 +25,7 @@ class LearnedGain(torch.nn.Module):
     """The rule's update, times a gain per Gaussian and group that a network sets every few steps.
 
     A gain multiplies an update that vanishes with the gradient, so the network adds no drift of its own. Untrained,
-    all gains are 1 and the update is the rule's to the bit.
+    all gains are 1 and the update is the rule's to the bit. In training mode updates are differentiable in the network.
 
     Args:
         rule: what the network scales; its constants stay as they are.
@@ -78,11 +78,12 @@ class LearnedGain(torch.nn.Module):
         fresh = int(state.shared["count"]) == 0
         first, running = (context.loss, context.loss) if fresh else (first, 0.9 * running + 0.1 * context.loss)
         own = {name: state.rows[name] for name in ("gain", "latent", "agreement", "seen")}
-        if context.step % self.every == 0:
-            own = self._think(grads, own, moments, scene, context, first, running)
-        gain = torch.exp(own["gain"])
+        with torch.set_grad_enabled(self.training and torch.is_grad_enabled()):
+            if context.step % self.every == 0:
+                own = self._think(grads, own, moments, scene, context, first, running)
+            scaled = scaled_by_group(update, torch.exp(own["gain"]))
         shared = {**moments.shared, "losses": torch.tensor([first, running], dtype=torch.float64)}
-        return scaled_by_group(update, gain), OptimizerState({**moments.rows, **own}, shared)
+        return scaled, OptimizerState({**moments.rows, **own}, shared)
 
     def reindex(self, state: OptimizerState, lineage: Lineage) -> OptimizerState:
         return state.take(lineage)
