@@ -112,7 +112,7 @@ class Case:
         renderer, best = CpuRenderer(), {}
         for _ in range(repeats):
             times = [time.process_time()]
-            _, rendering = rasterise(self.scene, self.cameras, renderer.settings, None, None, False)
+            _, rendering = rasterise(self.scene, self.cameras, renderer.settings)
             times.append(time.process_time())
             rendering.pull_back(self.cotangent)
             times.append(time.process_time())

@@ -7,9 +7,10 @@ all methods of a comparison share them.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, TypedDict, Unpack
 
 import torch
 from torch import Tensor
@@ -120,43 +121,64 @@ class Pullback(Protocol):
         ...
 
 
+class RenderOptions(TypedDict, total=False):
+    """What may be asked of one rendering; all optional.
+
+    Args:
+        sh_degree: use harmonics up to this degree; default all that are stored.
+        background: [3] or [V, 3] colour; default black.
+        depth: also compute the depth; default no.
+    """
+
+    sh_degree: int | None
+    background: Tensor | None
+    depth: bool
+
+
 class Renderer(Protocol):
     """A rasteriser of Gaussian scenes."""
 
     settings: RenderSettings
     capabilities: Capabilities
 
-    def render(
-        self,
-        scene: GaussianScene,
-        cameras: Cameras,
-        *,
-        sh_degree: int | None = None,
-        background: Tensor | None = None,
-        depth: bool = False,
-    ) -> RenderOutput:
+    def render(self, scene: GaussianScene, cameras: Cameras, **options: Unpack[RenderOptions]) -> RenderOutput:
         """Render; image, alpha and depth are differentiable by autograd in the scene's tensors.
 
         Args:
             scene: N Gaussians (N may be 0).
             cameras: V views of one image size.
-            sh_degree: use harmonics up to this degree; default all that are stored.
-            background: [3] or [V, 3] colour; default black.
-            depth: also compute the depth.
+            options: see `RenderOptions`.
         """
         ...
 
     def linearise(
-        self,
-        scene: GaussianScene,
-        cameras: Cameras,
-        *,
-        sh_degree: int | None = None,
-        background: Tensor | None = None,
-        depth: bool = False,
+        self, scene: GaussianScene, cameras: Cameras, **options: Unpack[RenderOptions]
     ) -> tuple[RenderOutput, Pullback]:
         """Render outside autograd, with the pullback: the fast path of the inner loop. Arguments as in `render`."""
         ...
+
+
+class AutogradRenderer(ABC):
+    """A renderer whose pictures autograd differentiates; `linearise` follows from that."""
+
+    def render(self, scene: GaussianScene, cameras: Cameras, **options: Unpack[RenderOptions]) -> RenderOutput:
+        return self._render(scene, cameras, **options)[0]
+
+    def linearise(
+        self, scene: GaussianScene, cameras: Cameras, **options: Unpack[RenderOptions]
+    ) -> tuple[RenderOutput, Pullback]:
+        return autograd_pullback(lambda leaves: self._render(leaves, cameras, **options), scene)
+
+    @abstractmethod
+    def _render(
+        self,
+        scene: GaussianScene,
+        cameras: Cameras,
+        sh_degree: int | None = None,
+        background: Tensor | None = None,
+        depth: bool = False,
+    ) -> tuple[RenderOutput, Tensor]:
+        """The output and the projected centres in pixels [V, N, 2] that it was computed from."""
 
 
 def autograd_pullback(

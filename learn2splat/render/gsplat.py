@@ -9,12 +9,11 @@ from torch import Tensor
 
 from learn2splat.cameras import Cameras
 from learn2splat.render.base import (
+    AutogradRenderer,
     BackendMissingError,
     Capabilities,
-    Pullback,
     RenderOutput,
     RenderSettings,
-    autograd_pullback,
 )
 from learn2splat.scene.gaussians import GaussianScene, opacities, scales
 
@@ -33,7 +32,7 @@ def why_unavailable() -> str:
     return ""
 
 
-class GsplatRenderer:
+class GsplatRenderer(AutogradRenderer):
     """gsplat 1.5.3 in its classic, unpacked mode."""
 
     capabilities = Capabilities(devices=("cuda",), per_view_gradients=True, deterministic=False)
@@ -46,30 +45,13 @@ class GsplatRenderer:
             raise ValueError(f"gsplat's max_alpha is compiled in as {GSPLAT_MAX_ALPHA}, not {settings.max_alpha}")
         self.settings = settings
 
-    def render(
-        self,
-        scene: GaussianScene,
-        cameras: Cameras,
-        *,
-        sh_degree: int | None = None,
-        background: Tensor | None = None,
-        depth: bool = False,
-    ) -> RenderOutput:
-        return self._render(scene, cameras, sh_degree, background, depth)[0]
-
-    def linearise(
-        self,
-        scene: GaussianScene,
-        cameras: Cameras,
-        *,
-        sh_degree: int | None = None,
-        background: Tensor | None = None,
-        depth: bool = False,
-    ) -> tuple[RenderOutput, Pullback]:
-        return autograd_pullback(lambda leaves: self._render(leaves, cameras, sh_degree, background, depth), scene)
-
     def _render(
-        self, scene: GaussianScene, cameras: Cameras, sh_degree: int | None, background: Tensor | None, depth: bool
+        self,
+        scene: GaussianScene,
+        cameras: Cameras,
+        sh_degree: int | None = None,
+        background: Tensor | None = None,
+        depth: bool = False,
     ) -> tuple[RenderOutput, Tensor]:
         from gsplat import rasterization
 

@@ -15,11 +15,10 @@ from learn2splat.cameras import Cameras
 from learn2splat.render.base import (
     MIN_ALPHA,
     MIN_TRANSMITTANCE,
+    AutogradRenderer,
     Capabilities,
-    Pullback,
     RenderOutput,
     RenderSettings,
-    autograd_pullback,
 )
 from learn2splat.render.projection import Ellipses, project
 from learn2splat.scene.gaussians import GaussianScene
@@ -27,7 +26,7 @@ from learn2splat.scene.gaussians import GaussianScene
 TILE = 16
 
 
-class ReferenceRenderer:
+class ReferenceRenderer(AutogradRenderer):
     """Plain torch, differentiable by autograd; see the module's docstring."""
 
     capabilities = Capabilities(devices=("cpu", "cuda"), float64=True, per_view_gradients=True)
@@ -35,32 +34,14 @@ class ReferenceRenderer:
     def __init__(self, settings: RenderSettings = RenderSettings()) -> None:
         self.settings = settings
 
-    def render(
-        self,
-        scene: GaussianScene,
-        cameras: Cameras,
-        *,
-        sh_degree: int | None = None,
-        background: Tensor | None = None,
-        depth: bool = False,
-    ) -> RenderOutput:
-        return self._render(scene, cameras, sh_degree, background, depth)[0]
-
-    def linearise(
-        self,
-        scene: GaussianScene,
-        cameras: Cameras,
-        *,
-        sh_degree: int | None = None,
-        background: Tensor | None = None,
-        depth: bool = False,
-    ) -> tuple[RenderOutput, Pullback]:
-        return autograd_pullback(lambda leaves: self._render(leaves, cameras, sh_degree, background, depth), scene)
-
     def _render(
-        self, scene: GaussianScene, cameras: Cameras, sh_degree: int | None, background: Tensor | None, depth: bool
+        self,
+        scene: GaussianScene,
+        cameras: Cameras,
+        sh_degree: int | None = None,
+        background: Tensor | None = None,
+        depth: bool = False,
     ) -> tuple[RenderOutput, Tensor]:
-        """The output and the projected centres [V, N, 2] it was computed from."""
         degree = scene.sh_degree if sh_degree is None else sh_degree
         size = (cameras.width, cameras.height)
         ellipses = [self._project(scene, cameras, view, size, degree) for view in range(len(cameras))]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ctypes
 from ctypes import byref
-from typing import Any
+from typing import Any, Unpack
 
 import torch
 from torch import Tensor
@@ -18,6 +18,7 @@ from learn2splat.render.base import (
     Capabilities,
     GradientRequest,
     Pullback,
+    RenderOptions,
     RenderOutput,
     RenderSettings,
     SceneGradients,
@@ -44,31 +45,17 @@ class CpuRenderer:
             )
         self.settings = settings
 
-    def render(
-        self,
-        scene: GaussianScene,
-        cameras: Cameras,
-        *,
-        sh_degree: int | None = None,
-        background: Tensor | None = None,
-        depth: bool = False,
-    ) -> RenderOutput:
+    def render(self, scene: GaussianScene, cameras: Cameras, **options: Unpack[RenderOptions]) -> RenderOutput:
         def rasterise_at(*parameters: Tensor) -> tuple[RenderOutput, Rendering]:
-            return rasterise(GaussianScene(*parameters), cameras, self.settings, sh_degree, background, depth)
+            return rasterise(GaussianScene(*parameters), cameras, self.settings, **options)
 
         image, alpha, depth_sum, radii = _Rasterise.apply(rasterise_at, *scene.tensors())
         return RenderOutput(image, alpha, depth_sum, radii)
 
     def linearise(
-        self,
-        scene: GaussianScene,
-        cameras: Cameras,
-        *,
-        sh_degree: int | None = None,
-        background: Tensor | None = None,
-        depth: bool = False,
+        self, scene: GaussianScene, cameras: Cameras, **options: Unpack[RenderOptions]
     ) -> tuple[RenderOutput, Pullback]:
-        output, rendering = rasterise(scene, cameras, self.settings, sh_degree, background, depth)
+        output, rendering = rasterise(scene, cameras, self.settings, **options)
         return output, rendering.pull_back
 
 
@@ -76,9 +63,9 @@ def rasterise(
     scene: GaussianScene,
     cameras: Cameras,
     settings: RenderSettings,
-    sh_degree: int | None,
-    background: Tensor | None,
-    depth: bool,
+    sh_degree: int | None = None,
+    background: Tensor | None = None,
+    depth: bool = False,
 ) -> tuple[RenderOutput, Rendering]:
     """The forward pass; arguments as in `Renderer.render`."""
     degree = scene.sh_degree if sh_degree is None else sh_degree
