@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import lru_cache
@@ -92,6 +93,7 @@ def meta_train(
         stop: asked before each meta-step.
         listen: hears of each meta-step.
     """
+    rank = _join_processes(str(config.device))
     folder = Path(config.out)
     renderer = build(config.renderer)
     with torch.random.fork_rng():
@@ -108,7 +110,7 @@ def meta_train(
         folder,
         validation(config.validation, renderer),
     )
-    if trainer.progress.meta_step == 0:
+    if trainer.progress.meta_step == 0 and rank == 0:
         base = trainer.validate(trainer.averaged)
         listen({"meta_step": 0, "score": base})
         trainer.progress.best_score = base
@@ -116,6 +118,9 @@ def meta_train(
     best = trainer.run(stop=stop, listen=listen)
     if trainer.progress.meta_step < trainer.settings.meta_steps:
         return None
+    finished = folder / "optimizer"
+    if rank > 0:
+        return finished
     about = {
         "command": sys.argv,
         "version": __version__,
@@ -126,6 +131,14 @@ def meta_train(
     }
     architecture = OmegaConf.to_container(config.trainee, resolve=True)
     assert isinstance(architecture, dict)
-    finished = folder / "optimizer"
     save_pretrained(best, architecture, finished, about)  # type: ignore[arg-type]
     return finished
+
+
+def _join_processes(device: str) -> int:
+    """Join the group that ``torchrun`` started, if any; the rank of this process."""
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        return 0
+    if not torch.distributed.is_initialized():
+        torch.distributed.init_process_group("nccl" if device == "cuda" else "gloo")
+    return torch.distributed.get_rank()

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import torch
 
+from learn2splat import checkpoint
 from learn2splat.checkpoint import MANIFEST, BadCheckpointError
 from learn2splat.errors import UserError
 from learn2splat.eval.methods import adam_grid, method
+from learn2splat.meta.train import CHECKPOINT_KIND
 from learn2splat.optim.learned.pretrained import load_pretrained
 from learn2splat.optim.learned.rule import LearnedRule
 from learn2splat.optim.learned.tiny import LearnedGain
@@ -90,3 +95,21 @@ def test_methods_have_digests_that_tell_them_apart(folder: Path) -> None:
     assert method("adam").digest == digests[0]
     with pytest.raises(UserError, match="no-such"):
         method("no-such")
+
+
+def test_two_processes_train_one_optimizer(tmp_path: Path) -> None:
+    """Under torchrun both processes hold the same weights, from windows of their own."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "29507"]
+    command += ["-m", "learn2splat.cli", "meta-train", "--quiet", "--out", str(tmp_path / "run"), *SMALL]
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=False, env=os.environ | {"OMP_NUM_THREADS": "1"}
+    )
+    assert done.returncode == 0, done.stderr
+    tensors = [checkpoint.load(tmp_path / "run" / f"checkpoint-{rank}", CHECKPOINT_KIND)[0] for rank in (0, 1)]
+    weights = [name for name in tensors[0] if name.startswith(("weights/", "averaged/"))]
+    assert weights
+    for name in weights:
+        assert torch.equal(tensors[0][name], tensors[1][name]), name
+    assert not torch.equal(tensors[0]["generator"], tensors[1]["generator"])
+    assert float(tensors[0]["weights/log_step"].abs().max()) > 0
+    assert isinstance(load_pretrained(str(tmp_path / "run" / "optimizer")), LearnedRule)

@@ -135,7 +135,7 @@ class MetaTrainer:
     ) -> SceneOptimizer:
         """Train to the end (or until ``stop``), with checkpoints; the averaged optimizer with the best validation."""
         saved = time.monotonic()
-        while self.progress.meta_step < self.settings.meta_steps and not stop():
+        while self.progress.meta_step < self.settings.meta_steps and not self._any_process(stop()):
             row = self._meta_step()
             if self.progress.meta_step % self.settings.validate_every == 0:
                 row |= {"score": self._validate()}
@@ -275,6 +275,14 @@ class MetaTrainer:
         self.generator.set_state(tensors["generator"])
         self.progress = Progress(**config["progress"])
         return [int(number) for number in config["buffer"]]
+
+    def _any_process(self, flag: bool) -> bool:
+        """Whether ``flag`` is set in any process: all of them stop together."""
+        if self.world == 1:
+            return flag
+        flags = torch.tensor(float(flag))
+        torch.distributed.all_reduce(flags)
+        return bool(flags > 0)
 
     def _uniform(self) -> float:
         return float(torch.rand((), generator=self.generator))
