@@ -5,7 +5,7 @@
 namespace l2s {
 namespace {
 
-constexpr int kBatch = 128;  // entries prepared at a time: their tables stay in the first-level cache
+constexpr int kBatch = 96;  // entries prepared at a time: their tables stay in the first-level cache
 
 struct Blended {
     vf transmittance;  // after the last Gaussian before the stop
@@ -61,15 +61,18 @@ int blend_block(Blended& state, const TileSplat* splats, const uint32_t* list, i
                 float max_alpha) {
     vf running = state.running, transmittance = state.transmittance;
     vf red = state.red, green = state.green, blue = state.blue, depth = state.depth;
-    const vf least = splat(kMinAlpha), most = splat(max_alpha), stop = splat(kMinTransmittance);
+    const vf least = splat(kLog2MinAlpha), most = splat(max_alpha), stop = splat(kMinTransmittance);
     vi last = state.last - first;  // relative to this batch, like the list
-    vf exponent = log2_alpha(splats[list[1]], whiten(splats[list[1]], x, y));
-    vf unclamped = exp2(log2_alpha(splats[list[0]], whiten(splats[list[0]], x, y)));
+    vf exponent = log2_alpha(splats[list[0]], whiten(splats[list[0]], x, y));
+    vm visible = less_equal(least, exponent);
+    vf unclamped = exp2(exponent);
+    exponent = log2_alpha(splats[list[1]], whiten(splats[list[1]], x, y));
     vm going;
     int k = 0;
     do {
         const TileSplat &s = splats[list[k]], &later = splats[list[k + 2]];
-        vf alpha = keep(less_equal(least, unclamped), min(unclamped, most));
+        vf alpha = keep(visible, min(unclamped, most));
+        visible = less_equal(least, exponent);
         unclamped = exp2(exponent);
         exponent = log2_alpha(later, whiten(later, x, y));
         vf after = fnma(alpha, running, running);
@@ -103,7 +106,7 @@ void close_tile(L2sRendering& r, const Workspace& w, const Tile& tile, const L2s
     const float* background = r.view[tile.view].background;
     float* transmittance = r.transmittance.data() + tile.index * kTilePixels;
     int32_t* last = r.last.data() + tile.index * kTilePixels;
-    Plane left, red, green, blue, depth;
+    RowPlane left, red, green, blue, depth;
     for (int block = 0; block < kBlocks; ++block) {
         const Blended& b = w.blocks[block];
         store(transmittance + block * W, b.transmittance);
@@ -116,13 +119,8 @@ void close_tile(L2sRendering& r, const Workspace& w, const Tile& tile, const L2s
     }
     for (int y = 0; y < tile.height; ++y) {
         int64_t pixel = tile.pixel(r, 0, y);
-        float *rgb = out.image + 3 * pixel, *alpha = out.alpha + pixel;
-        for (int x = 0; x < tile.width; ++x) {
-            rgb[3 * x] = red.at[y][x];
-            rgb[3 * x + 1] = green.at[y][x];
-            rgb[3 * x + 2] = blue.at[y][x];
-            alpha[x] = 1.0f - left.at[y][x];
-        }
+        store_colors(out.image + 3 * pixel, tile.width, red.at[y], green.at[y], blue.at[y]);
+        for (int x = 0; x < tile.width; ++x) out.alpha[pixel + x] = 1.0f - left.at[y][x];
         if (out.depth) std::memcpy(out.depth + pixel, depth.at[y], tile.width * sizeof(float));
     }
 }
@@ -141,7 +139,7 @@ void blend_tile(L2sRendering& r, Workspace& w, const Tile& tile, const L2sImages
             int64_t ahead = start + i + kPrefetchAhead;
             if (ahead < end) __builtin_prefetch(splats + entries[ahead].gaussian);
             const Splat& s = splats[entries[start + i].gaussian];
-            w.splats[i] = TileSplat(s, tile);
+            w.splats[i].set(s, tile);
             w.masks[i] = blocks_reached(s, tile, w.grid) & live;
             masks[start + i] = w.masks[i];
         }

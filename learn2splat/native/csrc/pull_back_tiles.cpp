@@ -32,8 +32,7 @@ struct Workspace {
     TileSplat splats[kPairs];
     Pending pending[kPairs];
     vf alpha[kPairs], raise[kPairs];  // raise: 1 / (1 - alpha)
-    uint32_t pair_block[kPairs + W], pair_splat[kPairs + W];
-    int gaussians, pairs;  // in the batch
+    uint8_t pair_block[kPairs + W], pair_splat[kPairs + W];
     int64_t evaluations;
 };
 
@@ -45,17 +44,12 @@ int open_tile(const L2sRendering& r, Workspace& w, const Tile& tile, const L2sCo
     int furthest = -1;
     for (int i = 0; i < kTilePixels; ++i) furthest = last[i] > furthest ? last[i] : furthest;
     if (furthest < 0) return furthest;
-    Plane red, green, blue, alpha = {}, depth = {};
+    BlockPlane red, green, blue, alpha = {}, depth = {};
     for (int y = 0; y < tile.height; ++y) {
         int64_t pixel = tile.pixel(r, 0, y);
-        const float* rgb = cotangents.image + 3 * pixel;
-        for (int x = 0; x < tile.width; ++x) {
-            red.at[y][x] = rgb[3 * x];
-            green.at[y][x] = rgb[3 * x + 1];
-            blue.at[y][x] = rgb[3 * x + 2];
-        }
-        if (cotangents.alpha) std::memcpy(alpha.at[y], cotangents.alpha + pixel, tile.width * sizeof(float));
-        if (cotangents.depth) std::memcpy(depth.at[y], cotangents.depth + pixel, tile.width * sizeof(float));
+        load_colors(cotangents.image + 3 * pixel, tile.width, y, red, green, blue);
+        if (cotangents.alpha) load_row(cotangents.alpha + pixel, tile.width, y, alpha);
+        if (cotangents.depth) load_row(cotangents.depth + pixel, tile.width, y, depth);
     }
     for (int block = 0; block < kBlocks; ++block) {
         Pixels& p = w.blocks[block];
@@ -71,32 +65,29 @@ int open_tile(const L2sRendering& r, Workspace& w, const Tile& tile, const L2sCo
     return furthest;
 }
 
-// Add a Gaussian and the blocks of `mask` to the batch.
-L2S_INLINE void enqueue(Workspace& w, const TileSplat& s, BlockMask mask, int entry, int64_t row) {
-    w.splats[w.gaussians] = s;
-    w.pending[w.gaussians] = {entry, __builtin_popcountll(mask), row};
+// Write down the blocks of `mask` as the pairs from number `pair` on.
+L2S_INLINE void list_pairs(Workspace& w, int pair, int gaussian, BlockMask mask) {
 #if defined(__AVX512F__)
-    _mm512_storeu_si512(w.pair_block + w.pairs, _mm512_maskz_compress_epi32(mask, (__m512i)lane_index()));
-    _mm512_storeu_si512(w.pair_splat + w.pairs, _mm512_set1_epi32(w.gaussians));
+    __m512i blocks = _mm512_maskz_compress_epi32(mask, (__m512i)lane_index());
+    _mm_storeu_si128((__m128i*)(w.pair_block + pair), _mm512_cvtepi32_epi8(blocks));
+    _mm_storeu_si128((__m128i*)(w.pair_splat + pair), _mm_set1_epi8((char)gaussian));
 #else
-    int pair = w.pairs;
     for (BlockMask m = mask; m; m &= m - 1, ++pair) {
-        w.pair_block[pair] = __builtin_ctzll(m);
-        w.pair_splat[pair] = w.gaussians;
+        w.pair_block[pair] = (uint8_t)__builtin_ctzll(m);
+        w.pair_splat[pair] = (uint8_t)gaussian;
     }
 #endif
-    w.pairs += w.pending[w.gaussians++].pairs;
 }
 
 // Alpha of every pair, zero where the forward pass did not blend.
-void compute_alphas(Workspace& w, vf most) {
-    const vf least = splat(kMinAlpha);
-    for (int pair = 0; pair < w.pairs; ++pair) {
+void compute_alphas(Workspace& w, int pairs, vf most) {
+    const vf least = splat(kLog2MinAlpha);
+    for (int pair = 0; pair < pairs; ++pair) {
         const TileSplat& s = w.splats[w.pair_splat[pair]];
         int block = w.pair_block[pair];
-        vf alpha = exp2(log2_alpha(s, whiten(s, w.grid.x[block], w.grid.y[block])));
+        vf exponent = log2_alpha(s, whiten(s, w.grid.x[block], w.grid.y[block]));
         vm reached = less_equal_int(splat_int(w.pending[w.pair_splat[pair]].entry), w.blocks[block].last);
-        alpha = keep(less_equal_if(reached, least, alpha), min(alpha, most));
+        vf alpha = keep(less_equal_if(reached, least, exponent), min(exp2(exponent), most));
         w.alpha[pair] = alpha;
         w.raise[pair] = reciprocal(1.0f - alpha);  // exactly 1 where alpha is 0
     }
@@ -134,18 +125,17 @@ L2S_INLINE void pull_back_splat(Workspace& w, const TileSplat& s, int first_pair
 }
 
 template <bool kWithDepth>
-void pull_back_batch(L2sRendering& r, Workspace& w) {
+void pull_back_batch(L2sRendering& r, Workspace& w, int gaussians, int pairs) {
     const vf most = splat(r.settings.max_alpha);
-    compute_alphas(w, most);
+    compute_alphas(w, pairs, most);
     int pair = 0;
-    for (int i = 0; i < w.gaussians; ++i) {
+    for (int i = 0; i < gaussians; ++i) {
         const Pending& next = w.pending[i];
         pull_back_splat<kWithDepth>(w, w.splats[i], pair, pair + next.pairs, most, &r.rows[next.row]);
         r.touched[next.row] = 1;
         pair += next.pairs;
     }
-    w.evaluations += w.pairs;
-    w.gaussians = w.pairs = 0;
+    w.evaluations += pairs;
 }
 
 template <bool kWithDepth>
@@ -154,13 +144,26 @@ void pull_back_tile(L2sRendering& r, Workspace& w, const Tile& tile, const L2sCo
     const Entry* entries = r.entries.data() + begin;
     const BlockMask* masks = r.masks.data() + begin;
     const Splat* splats = r.splats.data() + tile.view * r.count;
+    const int64_t first_row = r.row_begin[tile.view];
+    const uint8_t* touched = r.touched.data() + first_row;
+    int gaussians = 0, pairs = 0;  // in the batch; in memory they would be a slow chain of stores and loads
     for (int i = open_tile(r, w, tile, cotangents); i >= 0; --i) {
-        if (i >= kPrefetchAhead) __builtin_prefetch(splats + entries[i - kPrefetchAhead].gaussian);
+        if (i >= kPrefetchAhead) {
+            const Entry& ahead = entries[i - kPrefetchAhead];
+            __builtin_prefetch(splats + ahead.gaussian);
+            __builtin_prefetch(touched + ahead.row, 1);  // else the store waits for it, and all later stores too
+        }
         if (!masks[i]) continue;
-        enqueue(w, TileSplat(splats[entries[i].gaussian], tile), masks[i], i, r.row_begin[tile.view] + entries[i].row);
-        if (w.pairs + kBlocks > kPairs) pull_back_batch<kWithDepth>(r, w);
+        w.splats[gaussians].set(splats[entries[i].gaussian], tile);
+        w.pending[gaussians] = {i, __builtin_popcountll(masks[i]), first_row + entries[i].row};
+        list_pairs(w, pairs, gaussians, masks[i]);
+        pairs += __builtin_popcountll(masks[i]);
+        ++gaussians;
+        if (pairs + kBlocks <= kPairs) continue;
+        pull_back_batch<kWithDepth>(r, w, gaussians, pairs);
+        gaussians = pairs = 0;
     }
-    pull_back_batch<kWithDepth>(r, w);
+    pull_back_batch<kWithDepth>(r, w, gaussians, pairs);
 }
 
 }  // namespace
@@ -176,7 +179,6 @@ void pull_back_tiles(L2sRendering& r, const L2sCotangents& cotangents, int threa
         double begin = thread_seconds();
         FlushDenormals flush;
         Workspace workspace;
-        workspace.gaussians = workspace.pairs = 0;
         workspace.evaluations = 0;
 #pragma omp for schedule(dynamic, 1)
         for (int64_t index = 0; index < tiles; ++index) {

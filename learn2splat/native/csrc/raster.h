@@ -30,27 +30,66 @@ struct BlockGrid {
     }
 };
 
-// One channel of a tile's pixels row by row, to and from the vectors of its blocks.
-struct Plane {
-    float at[kTile][kTile];
+// One channel of a tile's pixels, from blocks to rows.
+struct RowPlane {
+    alignas(64) float at[kTile][kTile];
 
-    L2S_INLINE vf block(int block) const {
-        vf v;
-        for (int row = 0; row < kBlockHeight; ++row)
-            std::memcpy(reinterpret_cast<float*>(&v) + row * kBlockWidth, corner(block) + row * kTile, kBlockWidth * 4);
-        return v;
-    }
     L2S_INLINE void set_block(int block, vf v) {
+        float* corner = &at[block / kBlocksPerRow * kBlockHeight][block % kBlocksPerRow * kBlockWidth];
         for (int row = 0; row < kBlockHeight; ++row)
-            std::memcpy(const_cast<float*>(corner(block)) + row * kTile,
-                        reinterpret_cast<const float*>(&v) + row * kBlockWidth, kBlockWidth * 4);
-    }
-
-  private:
-    L2S_INLINE const float* corner(int block) const {
-        return &at[block / kBlocksPerRow * kBlockHeight][block % kBlocksPerRow * kBlockWidth];
+            std::memcpy(corner + row * kTile, reinterpret_cast<const float*>(&v) + row * kBlockWidth, kBlockWidth * 4);
     }
 };
+
+// The other way round. Reading whole what was written in pieces is slow just afterwards: set all rows, then read.
+struct BlockPlane {
+    alignas(64) float at[kBlocks][W];
+
+    L2S_INLINE void set_row(int y, const float* row) {
+        for (int column = 0; column < kBlocksPerRow; ++column)
+            std::memcpy(&at[y / kBlockHeight * kBlocksPerRow + column][y % kBlockHeight * kBlockWidth],
+                        row + column * kBlockWidth, kBlockWidth * 4);
+    }
+    L2S_INLINE vf block(int block) const { return load(at[block]); }
+};
+
+// Rows of a tile, of which the image has `width` pixels; the rest reads as 0. Colours lie as red green blue red ...
+L2S_INLINE void load_colors(const float* rgb, int width, int y, BlockPlane& red, BlockPlane& green, BlockPlane& blue) {
+    float row[3][kTile], padded[3 * kTile];
+    if (width < kTile) {
+        std::memset(padded, 0, sizeof padded);
+        std::memcpy(padded, rgb, 3 * width * sizeof(float));
+        rgb = padded;
+    }
+    for (int x = 0; x < kTile; x += W) {
+        store(row[0] + x, every_third<0>(rgb + 3 * x));
+        store(row[1] + x, every_third<1>(rgb + 3 * x));
+        store(row[2] + x, every_third<2>(rgb + 3 * x));
+    }
+    red.set_row(y, row[0]);
+    green.set_row(y, row[1]);
+    blue.set_row(y, row[2]);
+}
+L2S_INLINE void load_row(const float* from, int width, int y, BlockPlane& to) {
+    float padded[kTile];
+    if (width < kTile) {
+        std::memset(padded, 0, sizeof padded);
+        std::memcpy(padded, from, width * sizeof(float));
+        from = padded;
+    }
+    to.set_row(y, from);
+}
+L2S_INLINE void store_colors(float* rgb, int width, const float* red, const float* green, const float* blue) {
+    float padded[3 * kTile];
+    float* to = width < kTile ? padded : rgb;
+    for (int x = 0; x < kTile; x += W) {
+        vf r = load(red + x), g = load(green + x), b = load(blue + x);
+        store(to + 3 * x, interleaved<0>(r, g, b));
+        store(to + 3 * x + W, interleaved<1>(r, g, b));
+        store(to + 3 * x + 2 * W, interleaved<2>(r, g, b));
+    }
+    if (width < kTile) std::memcpy(rgb, padded, 3 * width * sizeof(float));
+}
 
 // A tile of one view.
 struct Tile {
@@ -85,8 +124,8 @@ struct alignas(64) TileSplat {
     float depth;
     float unused[6];
 
-    TileSplat() = default;
-    L2S_INLINE TileSplat(const Splat& s, const Tile& tile) {
+    // In place: a temporary copied as a whole would wait for its single fields to be written.
+    L2S_INLINE void set(const Splat& s, const Tile& tile) {
         std::memcpy(this, &s, sizeof *this);
         float mean_x = s.mean_x - tile.center_x, mean_y = s.mean_y - tile.center_y;
         u0 = -(s.a * mean_x + s.b * mean_y);

@@ -25,6 +25,7 @@ constexpr int kTilePixels = kTile * kTile;
 constexpr int kPrefetchAhead = 48;  // entries: a splat comes from the second- or third-level cache
 
 constexpr float kMinAlpha = 1.0f / 255.0f;
+constexpr float kLog2MinAlpha = -7.99435344f;
 constexpr float kMinTransmittance = 1e-4f;
 constexpr float kMaxExtentSigma = 3.33f;
 constexpr float kLn2 = 0.693147181f;

@@ -179,18 +179,30 @@ L2S_INLINE vf exp2_fraction(vf f) {
     return fma(p, f, splat(1.0000000717f));
 }
 
-// 2^x for x <= 127; below -126 it goes to zero.
-L2S_INLINE vf exp2(vf x) {
+// 2^x for -126 <= x <= 127; meaningless elsewhere.
 #if defined(__AVX512F__)
-    vf whole = _mm512_roundscale_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
-    return _mm512_scalef_ps(exp2_fraction(x - whole), whole);
+// Bits of 2^(i / 32), less i << 18: adding n << 18 yields 2^(n / 32) for all n = i modulo 32.
+alignas(64) constexpr int32_t kExp2Steps[32] = {
+    0x3f800000, 0x3f7ecd87, 0x3f7daac3, 0x3f7c980f, 0x3f7b95c2, 0x3f7aa43a, 0x3f79c3d3, 0x3f78f4f0,
+    0x3f7837f0, 0x3f778d3a, 0x3f76f532, 0x3f767043, 0x3f75fed7, 0x3f75a15b, 0x3f75583f, 0x3f7523f6,
+    0x3f7504f3, 0x3f74fbaf, 0x3f7508a4, 0x3f752c4d, 0x3f75672a, 0x3f75b9be, 0x3f76248c, 0x3f76a81e,
+    0x3f7744fd, 0x3f77fbb8, 0x3f78ccdf, 0x3f79b907, 0x3f7ac0c7, 0x3f7be4ba, 0x3f7d257d, 0x3f7e83b3,
+};
+L2S_INLINE vf exp2(vf x) {
+    constexpr float shift = kRoundingShift / 32;  // rounds to 1/32
+    vf shifted = x + shift, f = x - (shifted - shift);
+    __m512i low = _mm512_load_si512(kExp2Steps), high = _mm512_load_si512(kExp2Steps + 16);
+    vi steps = (vi)_mm512_permutex2var_epi32(low, (__m512i)shifted, high);
+    vf step = as_float(steps + (as_int(shifted) << 18));
+    return fma(step, f * fma(f, splat(2.40226507e-01f), splat(6.93157344e-01f)), step);  // error 1.6e-7
+}
 #else
-    x = max(x, splat(-126.0f));
+L2S_INLINE vf exp2(vf x) {
     vf shifted = x + kRoundingShift;
     vf f = x - (shifted - kRoundingShift);
     return as_float(as_int(exp2_fraction(f)) + (as_int(shifted) << 23));
-#endif
 }
+#endif
 
 // e^x for |x| <= 87 (clamped), relative error about 1e-7: the whole part is removed with ln 2 in two pieces.
 L2S_INLINE vf exp(vf x) {
@@ -218,14 +230,16 @@ L2S_INLINE float sum(vf v) {
     return total;
 }
 
-// In each group of 2h lanes: the pairwise sums of a's halves, then those of b's.
+// From h = 4 on, in each group of 2h lanes: the pairwise sums of a's halves, then those of b's. Below, in each group of
+// four lanes: the sums of a's neighbours, then those of b's. Two such steps order the same, and their shuffle is fast.
 template <int h>
 L2S_INLINE vf fold(vf a, vf b) {
     vi first, second;
     for (int i = 0; i < W; ++i) {
-        int group = i / (2 * h) * (2 * h), within = i % h, from = i % (2 * h) < h ? 0 : W;
-        first[i] = from + group + within;
-        second[i] = first[i] + h;
+        constexpr int size = h < 4 ? 4 : 2 * h;
+        int group = i / size * size, within = i % (size / 2), from = i % size < size / 2 ? 0 : W;
+        first[i] = from + group + (h < 4 ? 2 * within : within);
+        second[i] = first[i] + (h < 4 ? 1 : h);
     }
     return __builtin_shuffle(a, b, first) + __builtin_shuffle(a, b, second);
 }
@@ -255,6 +269,30 @@ L2S_INLINE void transpose(vf* m) {
         m[i + h] = __builtin_shuffle(a, b, second);
     }
     if constexpr (h > 1) transpose<h / 2>(m);
+}
+
+// Every third of 3 W floats, from the one of number c on.
+template <int c>
+L2S_INLINE vf every_third(const float* p) {
+    vi early, all;
+    for (int i = 0; i < W; ++i) {
+        int from = 3 * i + c;
+        early[i] = from < 2 * W ? from : 0;
+        all[i] = from < 2 * W ? i : from - W;
+    }
+    return __builtin_shuffle(__builtin_shuffle(load(p), load(p + W), early), load(p + 2 * W), all);
+}
+
+// Vector number k of the three of a b c a b c ...
+template <int k>
+L2S_INLINE vf interleaved(vf a, vf b, vf c) {
+    vi two, all;
+    for (int i = 0; i < W; ++i) {
+        int from = (k * W + i) / 3, channel = (k * W + i) % 3;
+        two[i] = channel < 2 ? channel * W + from : 0;
+        all[i] = channel < 2 ? i : W + from;
+    }
+    return __builtin_shuffle(__builtin_shuffle(a, b, two), c, all);
 }
 
 // `lanes` rows that lie `stride` floats apart -> one vector per field.
