@@ -7,8 +7,6 @@ the comparison of pictures, and get no cotangent in that of gradients.
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 import torch
 from torch import Tensor
@@ -30,6 +28,7 @@ from learn2splat.render.projection import project
 from learn2splat.render.reference import ReferenceRenderer
 from learn2splat.scene.gaussians import GaussianScene
 from tests.conftest import random_scene, ring_cameras
+from tests.render.catalogue import SCENES, needles, opaque, ordinary, shifted
 
 pytestmark = pytest.mark.skipif(native.library() is None, reason=f"no compiled library: {native.why_missing()}")
 
@@ -37,80 +36,6 @@ EVERYTHING = GradientRequest(means2d_px=True, view_squares=True, per_view=True)
 IMAGE_TOLERANCE = 3e-6
 GRADIENT_TOLERANCE = 1e-5  # relative to the largest entry of the group
 NEEDLE_TOLERANCE = 1e-4  # needles of 1 : 8000: in float32 the screen covariance barely knows the short axes
-
-
-def shifted(scene: GaussianScene, rows: slice, **changes: float) -> GaussianScene:
-    """Set the named parameters of some rows to a constant."""
-    parts = {name: tensor.clone() for name, tensor in scene.items()}
-    for name, value in changes.items():
-        parts[name][rows] = value
-    return GaussianScene(**parts)
-
-
-def ordinary() -> tuple[GaussianScene, Cameras]:
-    return random_scene(250), ring_cameras(3)
-
-
-def in_and_behind_the_camera() -> tuple[GaussianScene, Cameras]:
-    return random_scene(150, seed=1, spread=4.0), ring_cameras(2)
-
-
-def off_screen() -> tuple[GaussianScene, Cameras]:
-    scene = random_scene(150, seed=2, spread=3.0)
-    return replace(scene, log_scales=scene.log_scales + 1.0), ring_cameras(2, distance=6.0)
-
-
-def huge() -> tuple[GaussianScene, Cameras]:
-    return shifted(random_scene(30, seed=3), slice(0, 10), log_scales=1.5), ring_cameras(2)
-
-
-def tiny() -> tuple[GaussianScene, Cameras]:
-    """Far smaller than a pixel: the low-pass is all one sees of their shape."""
-    scene = random_scene(200, seed=4)
-    return replace(scene, log_scales=scene.log_scales - 6.0), ring_cameras(2)
-
-
-def needles() -> tuple[GaussianScene, Cameras]:
-    scene = random_scene(60, seed=5)
-    log_scales = torch.tensor([0.0, -9.0, -9.0], dtype=torch.float64).expand(60, 3)
-    return replace(scene, log_scales=log_scales.contiguous()), ring_cameras(2)
-
-
-def opaque() -> tuple[GaussianScene, Cameras]:
-    """Opacities over max_alpha: the clamp is active, and most pixels stop early."""
-    return shifted(random_scene(200, seed=6), slice(0, 150), logit_opacities=9.0), ring_cameras(2)
-
-
-def transparent() -> tuple[GaussianScene, Cameras]:
-    return shifted(random_scene(100, seed=7), slice(0, 60), logit_opacities=-6.0), ring_cameras(2)
-
-
-def crowded() -> tuple[GaussianScene, Cameras]:
-    """More Gaussians in a tile than one batch of the kernel holds."""
-    return shifted(random_scene(700, seed=8), slice(None), logit_opacities=-2.5), ring_cameras(1, 20, 20)
-
-
-def many_cameras() -> tuple[GaussianScene, Cameras]:
-    return random_scene(100, seed=9), ring_cameras(9, 17, 33)
-
-
-def one_gaussian() -> tuple[GaussianScene, Cameras]:
-    return random_scene(1, seed=10), ring_cameras(2)
-
-
-SCENES = [
-    ordinary,
-    in_and_behind_the_camera,
-    off_screen,
-    huge,
-    tiny,
-    needles,
-    opaque,
-    transparent,
-    crowded,
-    many_cameras,
-    one_gaussian,
-]
 
 
 def to64(scene: GaussianScene, cameras: Cameras) -> tuple[GaussianScene, Cameras]:
@@ -399,3 +324,26 @@ def test_renderings_free_their_memory() -> None:
     rendering._library = Spy()
     del rendering, output
     assert len(freed) == 1
+
+
+def test_edge_tiles_do_not_see_what_an_earlier_gradient_left_behind() -> None:
+    """Pixels beyond the image carry no cotangent, whatever the workspace was used for before."""
+    scene, large = to32(random_scene(60, seed=11), ring_cameras(1, 64, 64))
+    small = large.resized(torch.tensor([37]), torch.tensor([21]))
+
+    def gradient(cameras: Cameras, size: float) -> GaussianScene:
+        output, pull_back = CpuRenderer().linearise(scene, cameras, depth=True)
+        assert output.depth is not None
+        like = (output.image, output.alpha, output.depth)
+        return pull_back(*(torch.full_like(picture, size) for picture in like)).scene
+
+    gradient(large, 1e30)
+    after = gradient(small, 1.0)
+    reference, pull_back = ReferenceRenderer().linearise(*to64(scene, small), depth=True)
+    assert reference.depth is not None
+    like = (reference.image, reference.alpha, reference.depth)
+    expected = pull_back(*(torch.ones_like(picture) for picture in like)).scene
+    for name, tensor in expected.items():
+        torch.testing.assert_close(
+            getattr(after, name).double(), tensor, rtol=0, atol=1e-4 * float(tensor.abs().max()), msg=name
+        )
