@@ -28,7 +28,7 @@ from learn2splat.render.projection import project
 from learn2splat.render.reference import ReferenceRenderer
 from learn2splat.scene.gaussians import GaussianScene
 from tests.conftest import random_scene, ring_cameras
-from tests.render.catalogue import SCENES, crowded, needles, one_gaussian, opaque, ordinary
+from tests.render.catalogue import SCENES, crowded, needles, one_gaussian, opaque, ordinary, shifted
 
 pytestmark = pytest.mark.skipif(native.library() is None, reason=f"no compiled library: {native.why_missing()}")
 
