@@ -138,7 +138,7 @@ def machine() -> dict[str, Any]:
         "system": platform.platform(),
         "threads": torch.get_num_threads(),
         "cuda": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
-        "command": sys.argv,
+        "command": ["l2s", *sys.argv[1:]],
     }
 
 

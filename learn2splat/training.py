@@ -122,7 +122,7 @@ def meta_train(
     if rank > 0:
         return finished
     about = {
-        "command": sys.argv,
+        "command": ["l2s", *sys.argv[1:]],
         "version": __version__,
         "config": OmegaConf.to_container(config, resolve=True),
         "best_score": trainer.progress.best_score,
