@@ -29,6 +29,8 @@ AVERAGE_WINDOW = 0.1
 """The averaged scene spans about this share of the steps so far."""
 LOSS_MEMORY = 0.95
 """Decay of the running loss per step."""
+PROBE_GROWTH = 1.1
+"""Factor between two steps at which probe views are looked at."""
 DIVERGED_FACTOR = 2.0
 """A running loss above this many times the first loss counts as divergence."""
 
@@ -50,7 +52,7 @@ class Outcome:
     Args:
         kind: what happened.
         scene: the averaged scene when there is one, else the last; after a failure the best so far.
-        which: "averaged", "last" or "best".
+        which: "averaged", "last", or "best" (by the probe loss, or the running loss after a failure).
         steps: updates made.
         message: one sentence for a person; empty when all went well.
     """
@@ -86,12 +88,14 @@ class RolloutState:
         scene: the current scene.
         optimizer: state of the optimizer.
         average: running average of the parameters, or None.
-        best: the output scene at the lowest running loss so far.
+        best: the output scene at the lowest probe loss so far; without probe views, at the lowest running loss.
         footprint: pixel footprints [N], or None when the optimizer does not need them.
         neighbours: rows of the nearest Gaussians [N, k], likewise.
         clusters: part of the scene of each Gaussian [N], likewise.
         step: updates made.
-        first_loss, running_loss, best_loss: infinite before the first step.
+        first_loss, running_loss, best_loss: infinite before the first step; the last is that of ``best``.
+        probe_loss: latest loss on the probe views; infinite before the first, or without any.
+        probe_step: when the probe views are looked at next.
         seconds_render, seconds_update, seconds_warmup: totals.
     """
 
@@ -106,6 +110,8 @@ class RolloutState:
     first_loss: float = math.inf
     running_loss: float = math.inf
     best_loss: float = math.inf
+    probe_loss: float = math.inf
+    probe_step: int = 0
     seconds_render: float = 0.0
     seconds_update: float = 0.0
     seconds_warmup: float = 0.0
@@ -136,6 +142,8 @@ class Rollout:
         sampler: draws batches of ``train``.
         state: `RolloutState.start`, or a restored one.
         horizon: number of steps when known in advance; schedules may use it.
+        probe: views held out of ``train`` that decide which scene is kept; the time they take counts. A run with few
+            views over-fits, and only views that are not optimised on can tell.
     """
 
     def __init__(
@@ -146,7 +154,11 @@ class Rollout:
         sampler: ViewSampler,
         state: RolloutState,
         horizon: int | None = None,
+        probe: Sequence[int] = (),
     ) -> None:
+        if set(probe) & set(train):
+            raise ValueError(f"probe views {sorted(set(probe) & set(train))} are optimised on; leave them out of train")
+        self.probe = list(probe)
         self.scene_loss, self.train, self.optimizer, self.sampler = scene_loss, list(train), optimizer, sampler
         self.state, self.horizon = state, horizon
         self.train_cameras = scene_loss.cameras.take(self.train)
@@ -197,7 +209,7 @@ class Rollout:
     def outcome(self) -> Outcome:
         """How the last `run` ended, with the scene to keep."""
         kind, message = self._ended
-        if kind in (OutcomeKind.OK, OutcomeKind.INTERRUPTED):
+        if kind in (OutcomeKind.OK, OutcomeKind.INTERRUPTED) and not self.probe:
             which = "last" if self.state.average is None else "averaged"
             return Outcome(kind, self.state.output, which, self.state.step, message)
         return Outcome(kind, self.state.best, "best", self.state.step, message)
@@ -214,7 +226,7 @@ class Rollout:
         context = self._context(before, batch, len(views))
         update, optimizer_state = self.optimizer.update(batch.grads, before.optimizer, before.scene, context)
         scene = apply_update(before.scene, update)
-        after = _advance(before, scene, optimizer_state, batch.loss)
+        after = self._with_probe(_advance(before, scene, optimizer_state, batch.loss, by_loss=not self.probe))
         finished = self._clock()
         self.state = replace(
             after,
@@ -238,6 +250,7 @@ class Rollout:
             view_squares=batch.view_squares,
             neighbours=state.neighbours,
             clusters=state.clusters,
+            probe_loss=state.probe_loss if self.probe else None,
         )
 
     def _with_geometry(self, state: RolloutState) -> RolloutState:
@@ -253,6 +266,14 @@ class Rollout:
             state = replace(state, clusters=clusters(means, CLUSTERS))
         return state
 
+    def _with_probe(self, state: RolloutState) -> RolloutState:
+        """The state with the probe views looked at, when that is due."""
+        if not self.probe or state.step < state.probe_step:
+            return state
+        loss = self.scene_loss.value(state.output, self.probe)
+        state = replace(state, probe_loss=loss, probe_step=math.ceil(PROBE_GROWTH * state.step))
+        return replace(state, best=state.output, best_loss=loss) if loss < state.best_loss else state
+
     def _warm_up(self) -> None:
         """Load libraries and fill caches outside the measured time; changes nothing else."""
         started = self._clock()
@@ -267,14 +288,16 @@ class Rollout:
         return time.perf_counter()
 
 
-def _advance(before: RolloutState, scene: GaussianScene, optimizer_state: OptimizerState, loss: float) -> RolloutState:
-    """The state after an update to ``scene``; ``loss`` was measured before it."""
+def _advance(
+    before: RolloutState, scene: GaussianScene, optimizer_state: OptimizerState, loss: float, by_loss: bool
+) -> RolloutState:
+    """The state after an update to ``scene``; ``loss`` was measured before it and, if ``by_loss``, tells the best."""
     step = before.step + 1
     weight = min(1.0, 1.0 / (AVERAGE_WINDOW * step))
     average = None if before.average is None else before.average.map(lambda old, new: old.lerp(new, weight), scene)
     known = math.isfinite(before.running_loss)
     running_loss = LOSS_MEMORY * before.running_loss + (1 - LOSS_MEMORY) * loss if known else loss
-    improved = running_loss < before.best_loss
+    improved = by_loss and running_loss < before.best_loss
     return replace(
         before,
         scene=scene,

@@ -85,6 +85,16 @@ class SceneLoss:
             )
         return first
 
+    def value(self, scene: GaussianScene, views: Sequence[int]) -> float:
+        """Mean loss on ``views``."""
+        total = 0.0
+        for index, cameras in self.cameras.take(list(views)).groups_by_size():
+            chosen = [views[i] for i in index.tolist()]
+            with torch.no_grad():
+                image = self.renderer.render(scene, cameras, background=self.background).image
+            total += self.loss(image, self.photos(chosen)).loss * len(chosen) / len(views)
+        return total
+
     def _group(
         self, views: list[int], scene: GaussianScene, batch_views: int, request: GradientRequest
     ) -> LossGradient:

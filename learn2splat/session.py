@@ -17,7 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 from learn2splat.config import BadConfigError, build
 from learn2splat.data.base import SceneData
 from learn2splat.data.sources import load_scene
-from learn2splat.data.views import choose_views
+from learn2splat.data.views import choose_views, probe_views
 from learn2splat.eval.metrics import ViewMetrics, evaluate
 from learn2splat.eval.report import write_report
 from learn2splat.optim.base import SceneOptimizer
@@ -91,6 +91,10 @@ class Session:
             data = load_scene(config.scene, max_size=config.max_size, test_every=config.test_every)
         self.data = data
         self.train, self.test = choose_views(data, str(config.views), config.seed)
+        if config.guard:
+            self.train, self.probe = probe_views(self.train)
+        else:
+            self.probe = []
         device = _device(config.device)
         renderer = build(config.renderer)
         if device.type not in renderer.capabilities.devices:
@@ -119,7 +123,7 @@ class Session:
             )
             state = RolloutState.start(scene.to(device), optimizer, config.average)
         horizon = None if config.time_budget is not None else config.steps
-        self.rollout = Rollout(self.scene_loss, self.train, optimizer, sampler, state, horizon)
+        self.rollout = Rollout(self.scene_loss, self.train, optimizer, sampler, state, horizon, self.probe)
         self.metrics = folder.read_metrics(state.step) if folder is not None and resume else []
         self.records: list[StepRecord] = []
 
@@ -153,7 +157,7 @@ class Session:
 
     def _evaluate(self, listener: Listener) -> list[ViewMetrics]:
         state, split = self.rollout.state, "test" if self.test else "train"
-        views = evaluate(state.output, self.scene_loss, self.test or self.train)
+        views = evaluate(self.rollout.outcome().scene, self.scene_loss, self.test or self.train)
         row = {
             "step": state.step,
             "split": split,
@@ -188,7 +192,7 @@ class Session:
             "scene": str(self.config.scene),
             "written_scene": outcome.which,
             "steps": outcome.steps,
-            "views": {"train": len(self.train), "test": len(self.test)},
+            "views": {"train": len(self.train), "probe": len(self.probe), "test": len(self.test)},
             "gaussians": len(outcome.scene),
             "last": self.metrics[-1],
             "best": max(self.metrics, key=lambda row: row["psnr"]),
@@ -232,6 +236,7 @@ def _check(config: DictConfig) -> None:
         "time_budget": (lambda v: v is None or (isinstance(v, int | float) and v > 0), "a positive number of seconds"),
         "test_every": (lambda v: isinstance(v, int) and (v == 0 or v >= 2), "0 (hold out none) or 2 and more"),
         "background": (lambda v: len(v) == 3 and all(0 <= c <= 1 for c in v), "three numbers in 0..1"),
+        "guard": (lambda v: isinstance(v, bool), "true or false"),
         "average": (lambda v: isinstance(v, bool), "true or false"),
     }
     for key, (legal, remedy) in rules.items():

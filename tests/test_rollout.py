@@ -11,7 +11,7 @@ import torch
 from learn2splat import checkpoint
 from learn2splat.cameras import Cameras
 from learn2splat.data.base import SceneData
-from learn2splat.data.views import RandomViews
+from learn2splat.data.views import RandomViews, probe_views
 from learn2splat.losses import PhotometricLoss
 from learn2splat.optim.adam import Adam
 from learn2splat.optim.base import OptimizerState, SceneOptimizer, StepContext
@@ -202,3 +202,55 @@ def test_damaged_checkpoints_are_refused_by_name(tmp_path: Path) -> None:
     folder.save_checkpoint(run.state, run.sampler)
     with pytest.raises(checkpoint.BadCheckpointError, match="checkpoint of 'run', expected 'other'"):
         checkpoint.load(folder.checkpoint, "other")
+
+
+def guarded(optimizer: SceneOptimizer) -> Rollout:
+    data = capture()
+    loss = SceneLoss(data, ReferenceRenderer(), PhotometricLoss())
+    sampler = RandomViews(cameras=data.cameras, views=[1, 2, 4, 5], batch=2, seed=3)
+    return Rollout(loss, [1, 2, 4, 5], optimizer, sampler, RolloutState.start(start_scene(), optimizer), probe=[3])
+
+
+class Drifting(Adam):
+    """Improves for ten steps, then walks away slowly."""
+
+    def update(
+        self, grads: GaussianScene, state: OptimizerState, scene: GaussianScene, context: StepContext
+    ) -> tuple[GaussianScene, OptimizerState]:
+        update, state = super().update(grads, state, scene, context)
+        assert context.probe_loss is not None
+        return (update if context.step < 10 else replace(update, sh=update.sh + 0.15)), state
+
+
+def test_with_probe_views_the_scene_they_like_best_is_kept() -> None:
+    run = guarded(Drifting(GroupRates(means=0.5, means_unit="footprint"), PowerDecay(scale=5.0)))
+    losses = [run.scene_loss.value(run.outcome().scene, [3]) for _ in run.run(40)]
+    outcome = run.outcome()
+    assert outcome.kind is OutcomeKind.OK
+    assert outcome.which == "best"
+    assert losses == sorted(losses, reverse=True)  # it never gets worse
+    assert losses[-1] < 0.9 * losses[0]
+    assert run.scene_loss.value(run.state.output, [3]) > 1.03 * losses[-1]  # where the run itself went
+
+
+def test_probe_views_are_not_optimised_on() -> None:
+    data = capture()
+    loss = SceneLoss(data, ReferenceRenderer(), PhotometricLoss())
+    sampler = RandomViews(data.cameras, [1, 2], 2, seed=0)
+    state = RolloutState.start(start_scene(), fast_adam())
+    with pytest.raises(ValueError, match="probe views"):
+        Rollout(loss, [1, 2], fast_adam(), sampler, state, probe=[2])
+
+
+def test_the_value_of_views_is_the_loss_of_their_gradient() -> None:
+    sizes = [(32, 24), (32, 24), (24, 32), (32, 24), (24, 32), (32, 24)]
+    loss, scene = SceneLoss(capture(sizes), ReferenceRenderer(), PhotometricLoss()), start_scene()
+    assert loss.value(scene, [1, 2, 3]) == pytest.approx(loss.gradient(scene, [1, 2, 3]).loss)
+
+
+@pytest.mark.parametrize(("count", "held"), [(3, 0), (5, 0), (6, 1), (11, 1), (12, 2), (24, 2), (25, 0)])
+def test_few_views_lose_one_or_two_to_the_probe(count: int, held: int) -> None:
+    views = list(range(100, 100 + count))
+    train, probe = probe_views(views)
+    assert len(probe) == held
+    assert sorted(train + probe) == views

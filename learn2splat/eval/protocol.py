@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, field
 
 from learn2splat.data.base import SceneData
 from learn2splat.data.sources import load_scene
-from learn2splat.data.views import RandomViews, choose_views
+from learn2splat.data.views import RandomViews, choose_views, probe_views
 from learn2splat.eval.metrics import evaluate
 from learn2splat.eval.store import Row, RowStore
 from learn2splat.losses import PhotometricLoss
@@ -57,12 +57,14 @@ class Method:
         build: makes the optimizer anew for each run.
         digest: changes whenever the method does (configuration, weights).
         average: whether the averaged scene is its output.
+        guard: whether few views are guarded by probe views (see `Rollout`).
     """
 
     name: str
     build: Callable[[], SceneOptimizer]
     digest: str
     average: bool = True
+    guard: bool = False
 
 
 @dataclass(frozen=True)
@@ -136,10 +138,11 @@ def _begin(
     method: Method, loss: SceneLoss, train: list[int], scene: GaussianScene, task: Task, budgets: Budgets
 ) -> _Run:
     optimizer = method.build()
+    train, probe = probe_views(train) if method.guard else (train, [])
     sampler = RandomViews(loss.data.cameras, train, task.batch_views, task.seed)
     state = RolloutState.start(scene, optimizer, method.average)
     steps = max(budgets.steps)
-    rollout = Rollout(loss, train, optimizer, sampler, state, horizon=steps)
+    rollout = Rollout(loss, train, optimizer, sampler, state, horizon=steps, probe=probe)
     run = _Run(method, rollout, rollout.run(steps), due_steps=list(budgets.steps), due_seconds=list(budgets.seconds))
     return run
 

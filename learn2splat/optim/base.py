@@ -49,6 +49,7 @@ class StepContext:
         pixel_footprint_world: [N] size of a pixel at the Gaussian, world units (`Need.PIXEL_FOOTPRINT`).
         clusters: [N] int64, which of CLUSTERS parts of the scene a Gaussian belongs to (`Need.CLUSTERS`).
         neighbours: [N, NEIGHBOURS] int32 rows of the nearest other Gaussians (`Need.NEIGHBOURS`).
+        probe_loss: latest loss on training views that are not optimised on; None without any.
         view_squares: sum over views of the squared gradient of that view's loss / batch_views (`Need.VIEW_SQUARES`).
     """
 
@@ -63,6 +64,7 @@ class StepContext:
     view_squares: GaussianScene | None = None
     neighbours: Tensor | None = None
     clusters: Tensor | None = None
+    probe_loss: float | None = None
 
 
 @dataclass(frozen=True)
