@@ -53,7 +53,8 @@ def test_a_run_writes_what_the_contract_names(here: Path) -> None:
     assert abs(rows[-1]["seconds"] - rows[-1]["seconds_render"] - rows[-1]["seconds_update"]) < 1e-9
     summary = json.loads((run / "summary.json").read_text())
     assert summary["outcome"] == "ok"
-    assert summary["written_scene"] == "averaged"
+    assert summary["written_scene"] == "best"
+    assert summary["views"] == {"train": 6, "probe": 1, "test": 2}  # few views: one of them stands guard
     assert summary["steps"] == 12
     assert summary["last"] == rows[-1]
     page = (run / "report.html").read_text()
@@ -63,6 +64,13 @@ def test_a_run_writes_what_the_contract_names(here: Path) -> None:
         "http://creativecommons.org", ""
     )
     assert len(list((run / "renders").iterdir())) == summary["views"]["test"]
+
+
+def test_without_the_guard_all_views_are_optimised_on(here: Path) -> None:
+    assert l2s("optimize", *FAST, "--steps", "2", "--no-guard", "--out", "run") == 0
+    summary = json.loads((here / "run" / "summary.json").read_text())
+    assert summary["written_scene"] == "averaged"
+    assert summary["views"] == {"train": 7, "probe": 0, "test": 2}
 
 
 def test_default_folder_and_json(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
