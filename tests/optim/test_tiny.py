@@ -42,7 +42,7 @@ def context(scene: GaussianScene, step: int, unit: float = 1.0) -> StepContext:
 
 def optimizer(trained: bool = True) -> LearnedGain:
     rule = LearnedRule(GroupRates(means=0.02, means_unit="footprint"), PowerDecay(30.0, 20.0, 0.5))
-    one = LearnedGain(rule, every=2).eval()
+    one = LearnedGain(rule, every=2, dense_until=0).eval()
     if trained:
         generator = torch.Generator().manual_seed(0)
         with torch.no_grad():
@@ -71,6 +71,9 @@ def test_gains_hold_between_runs_of_the_network() -> None:
     _, third = one.update(random_scene(N, seed=3), second, scene, context(scene, 2))
     assert torch.equal(first.rows["gain"], second.rows["gain"])
     assert not torch.equal(second.rows["gain"], third.rows["gain"])
+    one.dense_until = 2
+    _, dense = one.update(random_scene(N, seed=2), first, scene, context(scene, 1))
+    assert not torch.equal(first.rows["gain"], dense.rows["gain"])
 
 
 def gains(scene: GaussianScene, grads: GaussianScene, unit: float = 1.0) -> torch.Tensor:

@@ -30,16 +30,19 @@ class LearnedGain(torch.nn.Module):
     Args:
         rule: what the network scales; its constants stay as they are.
         every: steps between two runs of the network.
+        dense_until: before this step it runs at every step: the first ones decide most.
         width: of the network.
         latent: numbers of latent state per Gaussian.
     """
 
-    def __init__(self, rule: LearnedRule, every: int = 4, width: int = 40, latent: int = 8) -> None:
+    def __init__(
+        self, rule: LearnedRule, every: int = 4, dense_until: int = 16, width: int = 40, latent: int = 8
+    ) -> None:
         super().__init__()
         if every < 1:
             raise ValueError(f"every={every}: give 1 or more")
         self.rule = rule.eval().requires_grad_(False)
-        self.every, self.latent = every, latent
+        self.every, self.dense_until, self.latent = every, dense_until, latent
         self.network = PointTransformer(COUNT + latent, len(GROUPS) + latent, width)
 
     def train(self, mode: bool = True) -> LearnedGain:
@@ -79,7 +82,7 @@ class LearnedGain(torch.nn.Module):
         first, running = (context.loss, context.loss) if fresh else (first, 0.9 * running + 0.1 * context.loss)
         own = {name: state.rows[name] for name in ("gain", "latent", "agreement", "seen")}
         with torch.set_grad_enabled(self.training and torch.is_grad_enabled()):
-            if context.step % self.every == 0:
+            if context.step < self.dense_until or context.step % self.every == 0:
                 own = self._think(grads, own, moments, scene, context, first, running)
             scaled = scaled_by_group(update, torch.exp(own["gain"]))
         shared = {**moments.shared, "losses": torch.tensor([first, running], dtype=torch.float64)}
