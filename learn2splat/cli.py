@@ -220,7 +220,7 @@ def _settings(flags: Mapping[str, Any]) -> dict[str, Any]:
     """The settings whose flags were used."""
     settings = {name: value for name, value in flags.items() if value is not None}
     if settings.pop("no_guard"):
-        settings["guard"] = False
+        settings["guard"] = "off"
     if "average" in settings:
         settings["average"] = settings["average"] == "on"
     if "eval_at" in settings:

@@ -30,6 +30,10 @@ from learn2splat.scene.ply import write_ply
 from learn2splat.scene_loss import SceneLoss
 
 
+GUARDED_STEPS = 500
+"""Runs of fewer steps rarely over-fit: there the guard costs more than it saves (docs/experiments.md)."""
+
+
 @dataclass(frozen=True)
 class Result:
     """What `optimize` returns.
@@ -91,10 +95,9 @@ class Session:
             data = load_scene(config.scene, max_size=config.max_size, test_every=config.test_every)
         self.data = data
         self.train, self.test = choose_views(data, str(config.views), config.seed)
-        if config.guard:
+        self.probe: list[int] = []
+        if config.guard == "on" or (config.guard == "auto" and config.steps >= GUARDED_STEPS):
             self.train, self.probe = probe_views(self.train)
-        else:
-            self.probe = []
         device = _device(config.device)
         renderer = build(config.renderer)
         if device.type not in renderer.capabilities.devices:
@@ -236,7 +239,7 @@ def _check(config: DictConfig) -> None:
         "time_budget": (lambda v: v is None or (isinstance(v, int | float) and v > 0), "a positive number of seconds"),
         "test_every": (lambda v: isinstance(v, int) and (v == 0 or v >= 2), "0 (hold out none) or 2 and more"),
         "background": (lambda v: len(v) == 3 and all(0 <= c <= 1 for c in v), "three numbers in 0..1"),
-        "guard": (lambda v: isinstance(v, bool), "true or false"),
+        "guard": (lambda v: v in ("auto", "on", "off"), "auto, on or off"),
         "average": (lambda v: isinstance(v, bool), "true or false"),
     }
     for key, (legal, remedy) in rules.items():

@@ -32,7 +32,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_a_run_writes_what_the_contract_names(here: Path) -> None:
-    assert l2s("optimize", *FAST, "--steps", "12", "--eval-at", "0,5", "--out", "run") == 0
+    assert l2s("optimize", *FAST, "--steps", "12", "--eval-at", "0,5", "--out", "run", "guard=on") == 0
     run = here / "run"
     names = {path.name for path in run.iterdir()}
     expected = {

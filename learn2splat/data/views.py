@@ -97,10 +97,10 @@ def choose_views(scene: SceneData, kind: str, seed: int) -> tuple[list[int], lis
 def probe_views(train: Sequence[int]) -> tuple[list[int], list[int]]:
     """(views to optimise on, views that tell when a run begins to over-fit) out of few training views.
 
-    One of 6 to 11 views, two of 12 to 24, spread evenly over their order; none of fewer, which are all needed, nor of
+    One of 6 to 11 views, two of 12 to 16, spread evenly over their order; none of fewer, which are all needed, nor of
     more, with which runs over-fit little.
     """
-    count = 0 if not 6 <= len(train) <= 24 else 1 if len(train) < 12 else 2
+    count = 0 if not 6 <= len(train) <= 16 else 1 if len(train) < 12 else 2
     probe = [train[(2 * i + 1) * len(train) // (2 * count)] for i in range(count)]
     return [view for view in train if view not in probe], probe
 
