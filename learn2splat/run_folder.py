@@ -122,6 +122,8 @@ class RunFolder:
             return unpack_rollout(tensors, config["rollout"])
         except KeyError as error:
             raise checkpoint.BadCheckpointError(f"{self.checkpoint}: the entry {error} is missing") from error
+        except ValueError as error:
+            raise checkpoint.BadCheckpointError(f"{self.checkpoint}: {error}") from error
 
 
 def json_line(row: Mapping[str, Any]) -> str:

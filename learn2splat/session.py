@@ -29,7 +29,6 @@ from learn2splat.scene.initialise import initial_scene
 from learn2splat.scene.ply import write_ply
 from learn2splat.scene_loss import SceneLoss
 
-
 GUARDED_STEPS = 500
 """Runs of fewer steps rarely over-fit: there the guard costs more than it saves (docs/experiments.md)."""
 
@@ -89,15 +88,16 @@ class Session:
         folder: RunFolder | None = None,
         resume: bool = False,
     ) -> None:
-        self.config, self.folder, self.resumed = config, folder, resume
         _check(config)
+        config = config.copy()
+        if config.guard == "auto":  # settled here, so that a resumed run with more steps keeps its views
+            config.guard = "on" if config.steps >= GUARDED_STEPS else "off"
+        self.config, self.folder, self.resumed = config, folder, resume
         if data is None:
             data = load_scene(config.scene, max_size=config.max_size, test_every=config.test_every)
         self.data = data
         self.train, self.test = choose_views(data, str(config.views), config.seed)
-        self.probe: list[int] = []
-        if config.guard == "on" or (config.guard == "auto" and config.steps >= GUARDED_STEPS):
-            self.train, self.probe = probe_views(self.train)
+        self.train, self.probe = probe_views(self.train) if config.guard == "on" else (self.train, [])
         device = _device(config.device)
         renderer = build(config.renderer)
         if device.type not in renderer.capabilities.devices:

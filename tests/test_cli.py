@@ -162,6 +162,8 @@ def test_more_steps_can_be_added_and_other_changes_not(here: Path, capsys: pytes
     assert "batch_views" in capsys.readouterr().err
     assert l2s("optimize", "--out", "run", "--resume", "--steps", "5", "--quiet") == 0
     assert json.loads((here / "run" / "summary.json").read_text())["steps"] == 5
+    assert l2s("optimize", "--out", "run", "--resume", "--steps", "505", "--quiet") == 0  # long enough for a guard
+    assert json.loads((here / "run" / "summary.json").read_text())["views"]["probe"] == 0
     assert l2s("optimize", "--out", "nothing", "--resume", "--quiet") == 2
 
 
