@@ -53,7 +53,7 @@ class Scenes(Sequence[SceneData]):
 def scene_names(data: DictConfig) -> list[str]:
     """The captures and procedural scenes that a configuration lists."""
     first, count = int(data.first_seed), int(data.procedural)
-    made = [f"procedural:seed={first + i},views={data.views},width={data.width}" for i in range(count)]
+    made = [f"procedural:seed={first + i},views={data.views},width={data.width}{data.spec}" for i in range(count)]
     return [str(capture) for capture in data.captures] + made
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from learn2splat.cameras import Cameras
 from learn2splat.data.base import PointCloud, SceneData
 from learn2splat.scene.gaussians import GaussianScene
 from learn2splat.scene.initialise import from_points, random_points
@@ -42,6 +43,8 @@ class TaskRanges:
         share_moved: how often positions are disturbed, by up to ``moved`` of the point spacing.
         share_random_init: how often the points are replaced by random ones.
         share_gain, gain: how often, and how far, the channels of all photos are scaled.
+        share_jitter, jitter: how often, and how far (sigma of the logarithm), each photo's exposure differs.
+        share_pose_noise, pose_noise_px: how often, and how far (sigma), each camera looks beside its true direction.
         share_background: how often the background is a random colour instead of black.
         sh_degrees: to choose from.
         batch_views: to choose from.
@@ -59,6 +62,10 @@ class TaskRanges:
     share_random_init: float = 0.05
     share_gain: float = 0.3
     gain: tuple[float, float] = (0.75, 1.25)
+    share_jitter: float = 0.5
+    jitter: float = 0.08
+    share_pose_noise: float = 0.5
+    pose_noise_px: float = 0.4
     share_background: float = 0.2
     sh_degrees: Sequence[int] = (1, 2, 3, 3)
     batch_views: Sequence[int] = (1, 2, 4, 4, 4, 8)
@@ -90,6 +97,11 @@ def draw_task(scene: SceneData, ranges: TaskRanges, generator: torch.Generator) 
     if uniform.chance(ranges.share_gain):
         gain = torch.tensor([uniform.between(*ranges.gain) for _ in range(3)])
         data = replace(data, photos=PhotoStack(tuple(_scaled(data.photos[v], gain) for v in range(len(data.photos)))))
+    if uniform.chance(ranges.share_jitter):
+        gains = torch.exp(ranges.jitter * torch.randn(len(data.photos), generator=generator))
+        data = replace(data, photos=PhotoStack(tuple(_scaled(data.photos[v], g) for v, g in enumerate(gains))))
+    if uniform.chance(ranges.share_pose_noise):
+        data = replace(data, cameras=turned(data.cameras, ranges.pose_noise_px, generator))
     data = replace(data, train=train, test=held)
     background = torch.rand(3, generator=generator) if uniform.chance(ranges.share_background) else torch.zeros(3)
     return Task(
@@ -118,6 +130,19 @@ def shrink(scene: SceneData, long_side: int) -> SceneData:
         widths.append(size[1])
     cameras = scene.cameras.resized(torch.tensor(widths), torch.tensor(heights))
     return replace(scene, cameras=cameras, photos=PhotoStack(tuple(photos)))
+
+
+def turned(cameras: Cameras, noise_px: float, generator: torch.Generator) -> Cameras:
+    """Cameras that look beside their true direction by about ``noise_px`` pixels, as reconstructed ones do."""
+    count = len(cameras)
+    focal = torch.sqrt(cameras.K[:, 0, 0] * cameras.K[:, 1, 1])[:, None]
+    angles = noise_px * torch.randn(count, 3, generator=generator) / focal
+    generators = torch.zeros(count, 3, 3)
+    generators[:, 2, 1], generators[:, 0, 2], generators[:, 1, 0] = angles.unbind(-1)
+    rotation = torch.linalg.matrix_exp(generators - generators.mT)
+    poses = cameras.cam_from_world.clone()
+    poses[:, :3] = rotation.to(poses) @ poses[:, :3]  # about the camera's centre
+    return replace(cameras, cam_from_world=poses)
 
 
 class _Uniform:

@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from learn2splat.cameras import Cameras
 from learn2splat.meta.learner import Windows, death_cost, is_dead, roll_out, run_window
 from learn2splat.meta.life import Life, begin, from_entry, to_entry
 from learn2splat.meta.objective import AveragedTrajectory, Greedy, Taped
-from learn2splat.meta.tasks import TaskRanges, draw_task, shrink
+from learn2splat.meta.tasks import TaskRanges, draw_task, shrink, turned
 from learn2splat.meta.train import MetaTrainer, TrainSettings
 from learn2splat.optim.base import SceneOptimizer
 from learn2splat.optim.learned.rule import LearnedRule
@@ -69,6 +70,21 @@ def test_shrinking_is_area_filtering() -> None:
     photo = capture().photos[0].float().reshape(12, 2, 16, 2, 3).mean(dim=(1, 3))
     assert float((small.photos[0].float() - photo).abs().max()) <= 0.51
     torch.testing.assert_close(small.cameras.K[:, 0, 0], capture().cameras.K[:, 0, 0] / 2)
+
+
+def test_turned_cameras_keep_their_centres_and_see_things_a_little_elsewhere() -> None:
+    cameras = capture().cameras
+    other = turned(cameras, 0.5, torch.Generator().manual_seed(0))
+    torch.testing.assert_close(other.centers_world, cameras.centers_world, rtol=1e-4, atol=1e-5)
+    rotation = other.cam_from_world[:, :3, :3]
+    torch.testing.assert_close(rotation @ rotation.mT, torch.eye(3).expand_as(rotation), rtol=0, atol=1e-5)
+
+    def pixels(views: Cameras) -> torch.Tensor:
+        origin = views.K @ views.cam_from_world[:, :3, 3:]
+        return origin[:, :2, 0] / origin[:, 2:, 0]
+
+    moved = (pixels(other) - pixels(cameras)).norm(dim=-1)
+    assert 0.1 < float(moved.mean()) < 2.0
 
 
 def test_a_life_goes_on_to_the_same_bits_through_an_entry() -> None:
