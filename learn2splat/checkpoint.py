@@ -38,7 +38,10 @@ def save(folder: Path, kind: str, tensors: Mapping[str, Tensor], config: Mapping
     def write(temporary: Path) -> None:
         temporary.mkdir()
         # copies: several names may share one tensor, which safetensors refuses
-        save_file({name: tensor.clone() for name, tensor in stored.items()}, str(temporary / TENSORS))
+        try:
+            save_file({name: tensor.clone() for name, tensor in stored.items()}, str(temporary / TENSORS))
+        except SafetensorError as error:
+            raise OSError(f"cannot write {folder}: {error}") from error
         manifest = {
             "kind": kind,
             "schema": SCHEMA,

@@ -20,7 +20,7 @@ HELP = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
 
 
 class Interrupts:
-    """Turns SIGINT and SIGTERM into a request to stop; a second SIGINT stops at once."""
+    """Turns SIGINT and SIGTERM into a request to stop; a second SIGINT after a first one stops at once."""
 
     def __init__(self) -> None:
         self.received: int | None = None
@@ -28,9 +28,9 @@ class Interrupts:
             signal.signal(number, self._receive)
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
-        if self.received is not None:
+        if self.received == number == signal.SIGINT:
             raise KeyboardInterrupt
-        self.received = number
+        self.received = self.received or number
 
     def __call__(self) -> bool:
         return self.received is not None
@@ -39,7 +39,11 @@ class Interrupts:
 @click.group(context_settings=HELP)
 @click.version_option(__version__, prog_name="l2s")
 def cli() -> None:
-    """Learned and conventional optimizers for 3D Gaussian Splatting."""
+    """Learned and conventional optimizers for 3D Gaussian Splatting.
+
+    Exit codes: 0 done, 1 a bug, 2 bad input, 3 diverged, 4 out of memory, 5 cannot write or a backend is missing,
+    130 and 143 interrupted.
+    """
 
 
 @cli.command(
@@ -74,7 +78,7 @@ Examples:
 @click.option("--out", type=click.Path(path_type=Path), help="Folder to write (outputs/SCENE/OPTIMIZER/TIME).")
 @click.option("--resume", is_flag=True, help="Go on with the run in --out, or the newest unfinished one.")
 @click.option("--quiet", is_flag=True, help="Print errors only.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object per evaluation, and the summary.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object per evaluation, and one for the end.")
 @click.argument("overrides", nargs=-1, metavar="[GROUP.KEY=VALUE]...")
 def optimize(overrides: tuple[str, ...], resume: bool, quiet: bool, as_json: bool, **flags: Any) -> None:
     """Optimise a scene and write a PLY, metrics, pictures and a report."""
@@ -101,7 +105,7 @@ def optimize(overrides: tuple[str, ...], resume: bool, quiet: bool, as_json: boo
     epilog="""\b
 Examples:
   l2s meta-train
-  l2s meta-train --out outputs/meta/mine train.meta_steps=1200 data.captures=[~/captures/garden]
+  l2s meta-train --out outputs/meta/mine train.meta_steps=2000 "data.captures=[/captures/garden]"
   l2s meta-train objective=greedy""",
 )
 @click.option("--out", type=click.Path(path_type=Path), help="Folder of the training; one that holds a run is resumed.")
@@ -110,13 +114,13 @@ Examples:
 def meta_train(overrides: tuple[str, ...], out: Path | None, quiet: bool) -> None:
     """Meta-train a learned optimizer; resumes by itself."""
     interrupts = Interrupts()
-    from learn2splat.api import as_overrides
     from learn2splat.config import compose
     from learn2splat.console import MetaConsole
     from learn2splat.training import meta_train as train
 
-    settings = {} if out is None else {"out": str(out)}
-    config = compose("meta_train", [*as_overrides(settings), *overrides])
+    config = compose("meta_train", overrides)
+    if out is not None:
+        config.out = str(out)
     finished = train(config, stop=interrupts, listen=(lambda row: None) if quiet else MetaConsole())
     if finished is None:
         click.echo(f"l2s: interrupted; the same command goes on from {config.out}", err=True)
@@ -172,7 +176,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def run(command: Callable[[], object]) -> int:
-    """Run ``command``; the exit code that belongs to how it ended (see ``l2s --help``)."""
+    """Run ``command``; the exit code that belongs to how it ended."""
     try:
         command()
         return 0

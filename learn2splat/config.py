@@ -46,7 +46,7 @@ def compose(name: str, overrides: Sequence[str] = ()) -> DictConfig:
     try:
         with initialize_config_dir(version_base="1.3", config_dir=str(config_dir())):
             return hydra_compose(name, overrides=list(overrides))
-    except (HydraException, OmegaConfBaseException) as error:
+    except (HydraException, OmegaConfBaseException, ValueError) as error:
         reason = " ".join(line.strip() for line in str(error).splitlines() if line.strip())
         raise BadConfigError(f"cannot use {' '.join(overrides)!r}: {reason}") from error
 
@@ -57,15 +57,20 @@ def build(node: DictConfig, **extra: Any) -> Any:
     Raises:
         BadConfigError: a target is not allowed or does not exist, or its constructor refuses the values.
     """
-    plain = OmegaConf.to_container(node, resolve=True)
+    plain = OmegaConf.to_container(node, resolve=True) if OmegaConf.is_config(node) else node
+    if not isinstance(plain, dict) or "_target_" not in plain:
+        raise BadConfigError(f"{plain!r} is no configuration of an object: it has no _target_")
     _check_targets(plain)
     try:
-        return instantiate(plain, **extra, _convert_="all")
-    except HydraException as error:
+        if not extra:
+            return instantiate(plain, _convert_="all")
+        # Hydra would turn dataclasses among the arguments into dictionaries
+        return instantiate(plain, _partial_=True, _convert_="all")(**extra)
+    except (HydraException, TypeError, ValueError) as error:
         cause = error.__cause__
-        if cause is not None and not isinstance(cause, ValueError | TypeError | ImportError):
+        if isinstance(error, HydraException) and not isinstance(cause, ValueError | TypeError | ImportError | None):
             raise cause from error
-        raise BadConfigError(f"{plain['_target_']}: {cause or error}") from error  # type: ignore[index,call-overload]
+        raise BadConfigError(f"{plain['_target_']}: {cause or error}") from error
 
 
 def _check_targets(node: Any) -> None:

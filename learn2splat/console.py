@@ -75,6 +75,9 @@ class ConsoleListener(Listener):
             f"  {row['seconds']:8.2f} s  ({row['split']})"
         )
 
+    def on_abort(self) -> None:
+        self.progress.stop()
+
     def on_end(self, result: Result) -> None:
         self.progress.stop()
         if result.folder is not None:

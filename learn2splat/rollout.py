@@ -271,7 +271,7 @@ class Rollout:
         if not self.probe or state.step < state.probe_step:
             return state
         loss = self.scene_loss.value(state.output, self.probe)
-        state = replace(state, probe_loss=loss, probe_step=math.ceil(PROBE_GROWTH * state.step))
+        state = replace(state, probe_loss=loss, probe_step=max(1, math.ceil(PROBE_GROWTH * state.step)))
         return replace(state, best=state.output, best_loss=loss) if loss < state.best_loss else state
 
     def _warm_up(self) -> None:
@@ -280,6 +280,8 @@ class Rollout:
         self.scene_loss.gradient(self.state.scene, self.train[:1], self.request)
         for view in self.train:
             self.scene_loss.photos([view])  # decoded now, and kept as far as the cache goes
+        if self.state.step == 0:
+            self.state = self._with_probe(self.state)  # the scene to beat
         self.state = replace(self.state, seconds_warmup=self.state.seconds_warmup + self._clock() - started)
 
     def _clock(self) -> float:

@@ -12,7 +12,9 @@ from typing import Any
 
 import numpy as np
 import torch
+import yaml
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 from PIL import Image
 from torch import Tensor
 
@@ -56,7 +58,12 @@ class RunFolder:
         """
         if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
             raise RunFolderError(f"{self.path} exists and is not empty; add --resume to go on, or choose another --out")
+        self.write_config(config)
+
+    def write_config(self, config: DictConfig) -> None:
+        """Write the resolved configuration; the run counts as unfinished from here on."""
         write_text(self.path / "config.yaml", OmegaConf.to_yaml(config, resolve=True))
+        (self.path / "summary.json").unlink(missing_ok=True)
 
     def read_config(self) -> DictConfig:
         """The resolved configuration of the run.
@@ -68,7 +75,10 @@ class RunFolder:
             config = OmegaConf.load(self.path / "config.yaml")
         except OSError as error:
             raise RunFolderError(f"{self.path} holds no run to resume (no config.yaml); leave out --resume") from error
-        assert isinstance(config, DictConfig)
+        except (yaml.YAMLError, OmegaConfBaseException, UnicodeDecodeError) as error:
+            raise RunFolderError(f"{self.path / 'config.yaml'} is damaged ({error}); start a new run") from error
+        if not isinstance(config, DictConfig) or not config:
+            raise RunFolderError(f"{self.path / 'config.yaml'} is no configuration of a run; start a new run")
         return config
 
     def write_metrics(self, rows: list[dict[str, Any]]) -> None:
@@ -79,7 +89,10 @@ class RunFolder:
         """The evaluations up to a step, for a resumed run."""
         file = self.path / "metrics.jsonl"
         lines = file.read_text(encoding="utf-8").splitlines() if file.is_file() else []
-        return [row for row in map(json.loads, lines) if row["step"] <= until_step]
+        try:
+            return [row for row in map(json.loads, lines) if row["step"] <= until_step]
+        except (json.JSONDecodeError, KeyError, TypeError) as error:
+            raise RunFolderError(f"{file} is damaged ({error!r}); delete it to resume without it") from error
 
     def write_summary(self, summary: Mapping[str, Any]) -> None:
         """Write ``summary.json``."""

@@ -67,6 +67,9 @@ class Listener:
     def on_end(self, result: Result) -> None:
         """The run is over and its files are written."""
 
+    def on_abort(self) -> None:
+        """The run ends with an exception."""
+
 
 class Session:
     """One run, composed from its configuration.
@@ -88,7 +91,6 @@ class Session:
         folder: RunFolder | None = None,
         resume: bool = False,
     ) -> None:
-        _check(config)
         config = config.copy()
         if config.guard == "auto":  # settled here, so that a resumed run with more steps keeps its views
             config.guard = "on" if config.steps >= GUARDED_STEPS else "off"
@@ -108,6 +110,10 @@ class Session:
         background = torch.tensor(list(config.background), dtype=torch.float32)
         self.scene_loss = SceneLoss(data, renderer, build(config.loss), background, device)
         optimizer = optimizer or build(config.optimizer)
+        if not hasattr(optimizer, "update"):
+            raise BadConfigError(
+                f"{type(optimizer).__name__} is no optimizer; see configs/optimizer for those there are"
+            )
         sampler = build(
             config.sampler, cameras=data.cameras, views=self.train, batch=config.batch_views, seed=config.seed
         )
@@ -132,12 +138,21 @@ class Session:
 
     def run(self, listener: Listener, stop: Callable[[], bool]) -> Result:
         """Run to the end, evaluating on the way and writing files when there is a folder."""
-        if self.folder is not None and not self.resumed:
-            self.folder.create(self.config)
+        for view in (*self.train, *self.probe, *self.test):
+            self.scene_loss.photos([view])  # a photo that cannot be decoded is bad input: known before a folder is made
+        if self.folder is not None:
+            (self.folder.write_config if self.resumed else self.folder.create)(self.config)
+        try:
+            return self._run(listener, stop)
+        except BaseException:
+            listener.on_abort()
+            raise
+
+    def _run(self, listener: Listener, stop: Callable[[], bool]) -> Result:
         listener.on_start(self)
         last_saved = time.monotonic()
         evaluate_at = set(self.config.eval_at)
-        if self.rollout.state.step == 0 and 0 in evaluate_at:
+        if self.rollout.state.step == 0 and 0 in evaluate_at and not self.metrics:
             self._evaluate(listener)
         budget = math.inf if self.config.time_budget is None else float(self.config.time_budget)
         for record in self.rollout.run(self.config.steps, time_budget=budget, stop=stop):
@@ -226,22 +241,3 @@ def _device(name: str) -> torch.device:
     if name not in ("cpu", "cuda"):
         raise BadConfigError(f"device={name!r}: give auto, cpu or cuda")
     return torch.device(name)
-
-
-def _check(config: DictConfig) -> None:
-    rules: dict[str, tuple[Callable[[Any], bool], str]] = {
-        "steps": (lambda v: isinstance(v, int) and v >= 0, "0 or more"),
-        "batch_views": (lambda v: isinstance(v, int) and v >= 1, "1 or more"),
-        "max_size": (lambda v: isinstance(v, int) and v >= 16, "16 or more"),
-        "sh_degree": (lambda v: v in (0, 1, 2, 3), "0, 1, 2 or 3"),
-        "init_gaussians": (lambda v: isinstance(v, int) and v >= 1, "1 or more"),
-        "max_gaussians": (lambda v: v is None or (isinstance(v, int) and v >= 1), "1 or more"),
-        "time_budget": (lambda v: v is None or (isinstance(v, int | float) and v > 0), "a positive number of seconds"),
-        "test_every": (lambda v: isinstance(v, int) and (v == 0 or v >= 2), "0 (hold out none) or 2 and more"),
-        "background": (lambda v: len(v) == 3 and all(0 <= c <= 1 for c in v), "three numbers in 0..1"),
-        "guard": (lambda v: v in ("auto", "on", "off"), "auto, on or off"),
-        "average": (lambda v: isinstance(v, bool), "true or false"),
-    }
-    for key, (legal, remedy) in rules.items():
-        if not legal(config[key]):
-            raise BadConfigError(f"{key}={config[key]!r}: it must be {remedy}")

@@ -54,7 +54,7 @@ def scene_names(data: DictConfig) -> list[str]:
     """The captures and procedural scenes that a configuration lists."""
     first, count = int(data.first_seed), int(data.procedural)
     made = [f"procedural:seed={first + i},views={data.views},width={data.width}{data.spec}" for i in range(count)]
-    return [str(capture) for capture in data.captures] + made
+    return [str(Path(capture).expanduser()) for capture in data.captures] + made
 
 
 def validation(config: DictConfig, renderer: Renderer) -> Callable[[SceneOptimizer], float]:

@@ -12,7 +12,12 @@ from pathlib import Path
 
 import pytest
 
+from learn2splat.api import open_session, optimize
 from learn2splat.cli import main
+from learn2splat.config import choices
+from learn2splat.optim.rates import GroupRates
+from learn2splat.optim.sgd import Sgd
+from learn2splat.session import Listener
 
 SCENE = "procedural:seed=3,views=9,width=48"
 FAST = ["--scene", SCENE, "--max-gaussians", "300", "--sh-degree", "1", "--batch-views", "2", "--quiet"]
@@ -103,6 +108,20 @@ def test_default_folder_and_json(here: Path, capsys: pytest.CaptureFixture[str])
         (["--scene", SCENE, "optimizer._target_=os.system"], "not allowed"),
         (["--scene", SCENE, "--eval-at", "1,x"], "--eval-at"),
         (["--scene", SCENE, "stepz"], "GROUP.KEY=VALUE"),
+        (["--scene", SCENE, "--max-size", "0"], "max_size=0"),
+        (["--scene", SCENE, "max_size=abc"], "max_size='abc'"),
+        (["--scene", SCENE, "seed=null"], "seed=None"),
+        (["--scene", SCENE, "sh_degree=true"], "sh_degree=True"),
+        (["--scene", SCENE, "background=3"], "background=3"),
+        (["--scene", SCENE, "eval_at=5"], "eval_at=5"),
+        (["--scene", SCENE, "checkpoint_seconds=abc"], "checkpoint_seconds"),
+        (["--scene", SCENE, "optimizer.rates.means=abc"], "the rate of means is 'abc'"),
+        (["--scene", SCENE, "renderer.settings.near=abc", "renderer=cpu"], "near"),
+        (["--scene", SCENE, "loss=null"], "loss"),
+        (["--scene", SCENE, "--optimizer", "../loss/photometric"], "no optimizer"),
+        (["--scene", SCENE, "--out", ""], "out"),
+        (["--scene", "${z}"], "'${'"),
+        (["--scene", "back\\slash"], "back\\slash"),
         (["--scene", SCENE, "--no-such-flag"], "--no-such-flag"),
         ([], "--scene"),
     ],
@@ -118,6 +137,28 @@ def test_bad_input_is_one_clear_message_and_no_folder(
     assert message in captured.err
     assert "Traceback" not in captured.err
     assert not (here / "outputs").exists()
+
+
+@pytest.mark.parametrize("values", [("--views", "2"), ("--width", "8"), ("--height", "5000"), ("--seed", "-1")])
+def test_bad_values_of_a_made_scene_are_bad_input(
+    here: Path, capsys: pytest.CaptureFixture[str], values: tuple[str, str]
+) -> None:
+    assert l2s("scene", "make", "--out", "made", *values) == 2
+    assert "Traceback" not in capsys.readouterr().err
+    assert not (here / "made").exists()
+
+
+@pytest.mark.parametrize("group", ["sampler", "renderer", "loss"])
+def test_every_choice_of_a_group_runs(here: Path, group: str) -> None:
+    for name in choices(group):
+        if name != "gsplat":
+            assert l2s("optimize", *FAST, "--steps", "1", "--out", name, f"{group}={name}") == 0
+
+
+@pytest.mark.parametrize("name", ["with space, and=comma", "ünï'code", "[brackets]{braces}"])
+def test_any_name_of_a_folder_will_do(here: Path, name: str) -> None:
+    assert l2s("scene", "make", "--out", name, "--views", "4", "--width", "32") == 0
+    assert l2s("optimize", "--scene", name, "--steps", "1", "--quiet", "--out", f"{name}/run") == 0
 
 
 @pytest.fixture
@@ -146,6 +187,62 @@ def test_truncated_cameras_and_junk_photos_are_bad_input(
     captured = capsys.readouterr()
     assert "Traceback" not in captured.err
     assert not (here / "outputs").exists()
+
+
+def test_a_photo_damaged_inside_is_bad_input_before_a_folder_is_made(
+    colmap_scene: Path, here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    photo = sorted((colmap_scene / "images").iterdir())[1]
+    content = bytearray(photo.read_bytes())
+    middle = len(content) // 2
+    content[middle : middle + 40] = bytes(40)
+    photo.write_bytes(content)
+    assert l2s("optimize", "--scene", colmap_scene, "--quiet", "--steps", "1", "--out", "run") == 2
+    assert photo.name in capsys.readouterr().err
+    assert not (here / "run").exists()
+
+
+def test_a_run_can_be_resumed_from_another_folder(
+    colmap_scene: Path, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(colmap_scene.parent)
+    assert l2s("optimize", "--scene", colmap_scene.name, "--steps", "1", "--quiet", "--out", "run") == 0
+    monkeypatch.chdir("/")
+    run = colmap_scene.parent / "run"
+    assert l2s("optimize", "--resume", "--steps", "3", "--quiet", "--out", run) == 0
+    assert l2s("optimize", "--resume", "--quiet", "--scene", colmap_scene, "--out", run) == 0
+    assert "steps: 3" in (run / "config.yaml").read_text()
+    assert json.loads((run / "summary.json").read_text())["steps"] == 3
+
+
+@pytest.mark.parametrize("damage", ["config.yaml", "metrics.jsonl"])
+def test_a_damaged_run_folder_is_named(here: Path, capsys: pytest.CaptureFixture[str], damage: str) -> None:
+    assert l2s("optimize", *FAST, "--steps", "1", "--out", "run") == 0
+    (here / "run" / damage).write_text("{ not: [valid")
+    assert l2s("optimize", "--resume", "--steps", "2", "--quiet", "--out", "run") == 2
+    assert damage in capsys.readouterr().err
+
+
+def test_a_run_with_an_object_from_python_says_that_it_cannot_be_resumed(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    optimize(SCENE, optimizer=Sgd(GroupRates()), steps=1, max_gaussians=50, out="run")
+    assert "given_in_python: Sgd" in (here / "run" / "config.yaml").read_text()
+    assert l2s("optimize", "--resume", "--steps", "2", "--quiet", "--out", "run") == 2
+    assert "given_in_python" in capsys.readouterr().err
+
+
+def test_overrides_are_looked_at_when_the_newest_run_is_resumed(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    stopped = iter(range(3))
+    session = open_session({"scene": SCENE, "max_gaussians": 50, "steps": 100})
+    session.run(Listener(), lambda: next(stopped, None) is None)
+    assert l2s("optimize", "--scene", SCENE, "--max-gaussians", "50", "--resume", "--quiet", "seed=77") == 2
+    assert "seed" in capsys.readouterr().err
+    assert l2s("optimize", "scene=" + SCENE, "--resume", "--quiet", "steps=5") == 0
+    folder = next((here / "outputs").glob("*/adam/*"))
+    assert json.loads((folder / "summary.json").read_text())["steps"] == 5
+    rows = [json.loads(line)["step"] for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert rows == sorted(set(rows))
 
 
 def test_an_existing_run_is_not_overwritten(here: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors import SafetensorError
 
 from learn2splat import checkpoint
 from learn2splat.cameras import Cameras
@@ -254,3 +255,21 @@ def test_few_views_lose_one_or_two_to_the_probe(count: int, held: int) -> None:
     train, probe = probe_views(views)
     assert len(probe) == held
     assert sorted(train + probe) == views
+
+
+def test_a_guarded_run_never_ends_below_its_start() -> None:
+    run = guarded(Exploding(0.3))
+    start = run.scene_loss.value(run.state.scene, [3])
+    list(run.run(2))
+    assert run.state.best_loss <= start + 1e-12
+
+
+def test_a_full_disk_is_an_os_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise SafetensorError("No space left on device")
+
+    monkeypatch.setattr(checkpoint, "save_file", full)
+    run = rollout(fast_adam())
+    with pytest.raises(OSError, match="No space left"):
+        RunFolder(tmp_path / "run").save_checkpoint(run.state, run.sampler)
+    assert list((tmp_path / "run").iterdir()) == []

@@ -86,7 +86,7 @@ def choose_views(scene: SceneData, kind: str, seed: int) -> tuple[list[int], lis
     if kind == "dense":
         return list(scene.train), list(scene.test)
     name, _, count = kind.partition(":")
-    if name != "sparse" or not count.isdigit():
+    if name != "sparse" or not count.isdecimal():
         raise UserError(f"views={kind!r}: give 'dense', or 'sparse:K' with K context views, e.g. sparse:3")
     try:
         return sparse_views(scene, int(count), torch.Generator().manual_seed(seed))

@@ -39,6 +39,9 @@ class Adam:
         for name, value in (("beta1", beta1), ("beta2", beta2)):
             if not 0.0 <= value < 1.0:
                 raise ValueError(f"{name} is {value}; it must lie in [0, 1)")
+        for name, value in (("eps", eps), ("damping", damping)):
+            if not value >= 0.0:
+                raise ValueError(f"{name} is {value}; it must be 0 or more")
         self.rates, self.schedule = rates, schedule
         self.beta1, self.beta2, self.eps, self.damping = beta1, beta2, eps, damping
 

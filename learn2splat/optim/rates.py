@@ -38,8 +38,8 @@ class GroupRates:
             raise ValueError(f"means_unit is {self.means_unit!r}; it must be 'extent' or 'footprint'")
         for entry in fields(self):
             value = getattr(self, entry.name)
-            if isinstance(value, int | float) and not value >= 0:
-                raise ValueError(f"the rate of {entry.name} is {value}; it must be 0 or more")
+            if entry.name != "means_unit" and not (isinstance(value, int | float) and value >= 0):
+                raise ValueError(f"the rate of {entry.name} is {value!r}; it must be a number of 0 or more")
 
     @property
     def needs(self) -> frozenset[Need]:

@@ -39,6 +39,11 @@ class RenderSettings:
     eps2d: float = 0.3
     max_alpha: float = 0.999
 
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            if isinstance(value, bool) or not isinstance(value, int | float) or not value >= 0:
+                raise ValueError(f"RenderSettings.{name} is {value!r}; it must be a number of 0 or more")
+
 
 MIN_ALPHA = 1.0 / 255.0
 """A Gaussian contributes to a pixel only when its alpha there is at least this."""

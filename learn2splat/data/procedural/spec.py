@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from typing import Any
 
+from learn2splat.errors import UserError
+
 PREFIX = "procedural:"
 PATHS = ("ring", "forward", "walk", "nadir")
 THEMES: dict[str, tuple[str, ...]] = {
@@ -58,7 +60,7 @@ class ProceduralSpec:
         self._within("vignette", 0.0, 1.0)
         self._within("noise", 0.0, 100.0)
         if self.test_every == 1:
-            raise ValueError("procedural scene: test_every=1 would hold out every view; give 0 or 2 and more")
+            raise UserError("procedural scene: test_every=1 would hold out every view; give 0 or 2 and more")
         self._among("path", ("auto", *PATHS))
         legal = sum(THEMES.values(), ()) if self.path == "auto" else THEMES[self.path]
         self._among("theme", ("auto", *legal))
@@ -68,14 +70,14 @@ class ProceduralSpec:
         if value is None and optional:
             return
         if not isinstance(value, int | float) or isinstance(value, bool) or not low <= value <= high:
-            raise ValueError(f"procedural scene: {name}={value!r} is not a number from {low} to {high}")
+            raise UserError(f"procedural scene: {name}={value!r} is not a number from {low} to {high}")
         if isinstance(low, int) and not isinstance(value, int):
-            raise ValueError(f"procedural scene: {name}={value!r} is not a whole number")
+            raise UserError(f"procedural scene: {name}={value!r} is not a whole number")
 
     def _among(self, name: str, legal: tuple[str, ...]) -> None:
         value = getattr(self, name)
         if value not in legal:
-            raise ValueError(f"procedural scene: {name}={value!r} is not one of {', '.join(legal)} (path={self.path})")
+            raise UserError(f"procedural scene: {name}={value!r} is not one of {', '.join(legal)} (path={self.path})")
 
     @property
     def size(self) -> tuple[int, int]:
@@ -90,16 +92,16 @@ class ProceduralSpec:
             ValueError: not such a text, an unknown or repeated key, or a bad value; names what is legal.
         """
         if not is_spec(text):
-            raise ValueError(f"{text!r} does not begin with {PREFIX!r}")
+            raise UserError(f"{text!r} does not begin with {PREFIX!r}")
         values: dict[str, Any] = {}
         for item in filter(None, text.removeprefix(PREFIX).split(",")):
             key, equals, value = (part.strip() for part in item.partition("="))
             if key not in _KINDS:
-                raise ValueError(f"procedural scene: unknown key {key!r}; legal keys are {', '.join(_KINDS)}")
+                raise UserError(f"procedural scene: unknown key {key!r}; legal keys are {', '.join(_KINDS)}")
             if not equals or not value:
-                raise ValueError(f"procedural scene: {item!r} is not of the form key=value")
+                raise UserError(f"procedural scene: {item!r} is not of the form key=value")
             if key in values:
-                raise ValueError(f"procedural scene: {key!r} is given twice")
+                raise UserError(f"procedural scene: {key!r} is given twice")
             values[key] = _value(key, value)
         return cls(**values)
 
@@ -126,7 +128,7 @@ def _value(key: str, text: str) -> int | float | str | None:
         return int(text) if kind == "int" else float(text)
     except ValueError:
         wanted = "a whole number" if kind == "int" else "a number"
-        raise ValueError(f"procedural scene: {key}={text!r} is not {wanted}") from None
+        raise UserError(f"procedural scene: {key}={text!r} is not {wanted}") from None
 
 
 def is_spec(text: str) -> bool:

@@ -1,0 +1,148 @@
+"""The configuration of a run: composed from what was given, checked, and compared with that of a run to resume."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, ListConfig, OmegaConf
+
+from learn2splat.config import BadConfigError, compose
+from learn2splat.optim.learned.pretrained import is_pretrained, pretrained_config
+from learn2splat.run_folder import RunFolder
+
+DEFAULT_OPTIMIZER = "adam"
+RESUMABLE_CHANGES = {"steps", "time_budget", "out", "eval_at", "checkpoint_seconds"}
+"""Settings that a resumed run may be given anew."""
+TEXT = ("scene", "init", "views", "out", "device", "guard")
+"""Settings that are plain text and do not go through Hydra's grammar: paths may hold any character."""
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """A composed configuration.
+
+    Args:
+        config: checked.
+        given: names of the settings that were given explicitly.
+        optimizer: name of the optimizer, for folders.
+    """
+
+    config: DictConfig
+    given: frozenset[str]
+    optimizer: str
+
+
+def compose_run(settings: Mapping[str, Any], overrides: Sequence[str] = ()) -> RunConfig:
+    """``configs/optimize.yaml`` with ``settings`` and ``key=value`` overrides; the optimizer may be a folder.
+
+    Raises:
+        BadConfigError: a setting is unknown or not legal.
+    """
+    given, rest = dict(settings), []
+    for override in overrides:
+        key, _, value = override.partition("=")
+        if key in (*TEXT, "optimizer"):
+            given[key] = value
+        else:
+            rest.append(override)
+    optimizer = str(given.get("optimizer", DEFAULT_OPTIMIZER))
+    names = frozenset({*given, *(text.split("=")[0].split(".")[0].lstrip("+~") for text in rest)})
+    plain = {key: value for key, value in given.items() if key not in (*TEXT, "optimizer")}
+    choice = [] if is_pretrained(optimizer) else [f"optimizer={_quoted(optimizer)}"]
+    config = compose("optimize", [*(f"{key}={_quoted(value)}" for key, value in plain.items()), *choice, *rest])
+    if is_pretrained(optimizer):
+        config.optimizer = pretrained_config(optimizer)
+    for key in TEXT:
+        if given.get(key) is not None:
+            config[key] = _text(key, str(given[key]))
+    _check(config)
+    return RunConfig(config, names, Path(optimizer).name)
+
+
+def resumed(folder: RunFolder, run: RunConfig) -> DictConfig:
+    """The configuration of the run in ``folder``, with what may change taken from ``run``.
+
+    Raises:
+        BadConfigError: a setting was given that differs from the run's and cannot change.
+    """
+    saved = folder.read_config()
+    now, then = (OmegaConf.to_container(node, resolve=True) for node in (run.config, saved))
+    assert isinstance(now, dict)
+    assert isinstance(then, dict)
+    for key in sorted(run.given):
+        if key in RESUMABLE_CHANGES:
+            saved[key] = run.config[key]
+        elif now.get(key) != then.get(key):
+            raise BadConfigError(f"{folder.path}: the run was begun with another {key}; leave it out, or start anew")
+    try:
+        _check(saved)
+    except (AttributeError, KeyError) as error:
+        raise BadConfigError(f"{folder.path / 'config.yaml'}: it lacks {error}; start a new run") from error
+    return saved
+
+
+def _text(key: str, value: str) -> str:
+    """A setting as plain text, paths made absolute so that a run can be resumed from anywhere."""
+    try:
+        value.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise BadConfigError(f"{key}={value!r} is not valid UTF-8; rename the file") from error
+    if "${" in value:
+        raise BadConfigError(f"{key}={value!r}: '${{' cannot be part of a setting; rename the folder or use a link")
+    if key == "scene" and Path(value).expanduser().exists():
+        return str(Path(value).expanduser().resolve())
+    if key == "init" and value.startswith("ply:"):
+        return f"ply:{Path(value.removeprefix('ply:')).expanduser().resolve()}"
+    return value
+
+
+def _whole(value: Any, least: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= least
+
+
+def _number(value: Any, least: float) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and value >= least
+
+
+def _check(config: DictConfig) -> None:
+    rules: dict[str, tuple[Callable[[Any], bool], str]] = {
+        "steps": (lambda v: _whole(v, 0), "0 or more"),
+        "batch_views": (lambda v: _whole(v, 1), "1 or more"),
+        "max_size": (lambda v: _whole(v, 16), "16 or more"),
+        "sh_degree": (lambda v: _whole(v, 0) and v <= 3, "0, 1, 2 or 3"),
+        "init_gaussians": (lambda v: _whole(v, 1), "1 or more"),
+        "max_gaussians": (lambda v: v is None or _whole(v, 1), "1 or more"),
+        "time_budget": (lambda v: v is None or (_number(v, 0) and v > 0), "a positive number of seconds"),
+        "checkpoint_seconds": (lambda v: _number(v, 0), "a number of seconds"),
+        "test_every": (lambda v: _whole(v, 0) and v != 1, "0 (hold out none) or 2 and more"),
+        "seed": (lambda v: _whole(v, 0), "a whole number of 0 or more"),
+        "eval_at": (lambda v: isinstance(v, ListConfig) and all(_whole(step, 0) for step in v), "a list of steps"),
+        "background": (
+            lambda v: isinstance(v, ListConfig) and len(v) == 3 and all(_number(c, 0) and c <= 1 for c in v),
+            "three numbers in 0..1",
+        ),
+        "device": (lambda v: v in ("auto", "cpu", "cuda"), "auto, cpu or cuda"),
+        "guard": (lambda v: v in ("auto", "on", "off"), "auto, on or off"),
+        "average": (lambda v: isinstance(v, bool), "true or false"),
+        "out": (lambda v: v is None or (isinstance(v, str) and v.strip() != ""), "a folder"),
+    }
+    for part in ("optimizer", "renderer", "loss", "sampler"):
+        rules[part] = (lambda v: isinstance(v, DictConfig), "a configuration with _target_")
+    for key, (legal, remedy) in rules.items():
+        if not legal(config[key]):
+            raise BadConfigError(f"{key}={config[key]!r}: it must be {remedy}")
+
+
+def _quoted(value: Any) -> str:
+    """A value in Hydra's syntax."""
+    if value is None:
+        return "null"
+    if isinstance(value, str):
+        escaped = value.replace("'", "\\'")
+        return f"'{escaped}'"
+    if isinstance(value, list | tuple):
+        return "[" + ",".join(_quoted(item) for item in value) + "]"
+    return str(value)
