@@ -22,7 +22,13 @@ def run(scene: Path, views: str, optimizer: str, max_size: int) -> list[dict[str
 
     steps = EVAL_AT[-1]
     result = optimize(
-        scene, optimizer=optimizer, steps=steps, eval_at=list(EVAL_AT), views=views, max_size=max_size, batch_views=4
+        scene,
+        optimizer=optimizer,
+        steps=steps,
+        eval_at=list(EVAL_AT),
+        views=views,
+        max_size=max_size,
+        guard="off",
     )
     key = {"scene": scene.name, "views": views, "optimizer": optimizer, "outcome": result.outcome.kind.value}
     return [key | row for row in result.metrics]
