@@ -13,8 +13,10 @@ import torch
 
 from learn2splat import checkpoint
 from learn2splat.checkpoint import MANIFEST, BadCheckpointError
+from learn2splat.config import build, compose
 from learn2splat.errors import UserError
 from learn2splat.eval.methods import adam_grid, method
+from learn2splat.meta.objective import Greedy
 from learn2splat.meta.train import CHECKPOINT_KIND
 from learn2splat.optim.learned.pretrained import load_pretrained
 from learn2splat.optim.learned.rule import LearnedRule
@@ -113,3 +115,12 @@ def test_two_processes_train_one_optimizer(tmp_path: Path) -> None:
     assert not torch.equal(tensors[0]["generator"], tensors[1]["generator"])
     assert float(tensors[0]["weights/log_step"].abs().max()) > 0
     assert isinstance(load_pretrained(str(tmp_path / "run" / "optimizer")), LearnedRule)
+
+
+def test_experiments_compose() -> None:
+    greedy = build(compose("meta_train", ["experiment=greedy"]).objective)
+    assert isinstance(greedy, Greedy)
+    assert greedy.uphill == 1.0
+    tiny = compose("meta_train", ["experiment=tiny", "train.lr=1e-4"])
+    assert isinstance(build(tiny.trainee), LearnedGain)
+    assert (tiny.out, tiny.train.lr) == ("outputs/meta/l2s-tiny", 1e-4)
