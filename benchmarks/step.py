@@ -31,6 +31,7 @@ from learn2splat.rollout import GEOMETRY_EVERY, Rollout, RolloutState
 from learn2splat.scene_loss import SceneLoss
 
 SIZE, VIEWS = 256, 8
+WARM_STEPS, BLOCK_STEPS = 16, 8  # networks run more often in the first steps, and every few steps later
 
 
 def capture() -> SceneData:
@@ -56,12 +57,15 @@ def step_times(optimizers: dict[str, SceneOptimizer], count: int, batch: int, re
         begin = time.process_time()
         run.step()
         with_renewal[name] = time.process_time() - begin
+        for _ in range(WARM_STEPS - 1):
+            run.step()
     least = dict.fromkeys(runs, float("inf"))
     for _ in range(repeats):
         for name, run in runs.items():
             begin = time.process_time()
-            run.step()
-            least[name] = min(least[name], time.process_time() - begin)
+            for _ in range(BLOCK_STEPS):
+                run.step()
+            least[name] = min(least[name], (time.process_time() - begin) / BLOCK_STEPS)
     renewal = {name: max(0.0, with_renewal[name] - least[name]) / GEOMETRY_EVERY for name in runs}
     return {name: 1e3 * (least[name] + renewal[name]) for name in runs}
 
@@ -69,8 +73,8 @@ def step_times(optimizers: dict[str, SceneOptimizer], count: int, batch: int, re
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--optimizers", default="adam,adam-tuned,sgd,torch-nadam")
-    parser.add_argument("--trainees", default="learned-rule")
-    parser.add_argument("--repeats", type=int, default=10)
+    parser.add_argument("--trainees", default="learned-rule,l2s-tiny")
+    parser.add_argument("--repeats", type=int, default=4)
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
     torch.set_num_threads(1)

@@ -13,17 +13,20 @@ class PointTransformer(nn.Module):
         inputs: features per Gaussian.
         outputs: numbers per Gaussian; zero before training.
         width: of the hidden layers.
+        attention: width of queries, keys and values: gathering them is what the network's time goes into.
         heads: attention heads.
         pooled: width of the cluster and scene tokens.
     """
 
-    def __init__(self, inputs: int, outputs: int, width: int = 40, heads: int = 4, pooled: int = 12) -> None:
+    def __init__(
+        self, inputs: int, outputs: int, width: int = 40, attention: int = 12, heads: int = 2, pooled: int = 12
+    ) -> None:
         super().__init__()
         self.heads = heads
         self.embed = nn.Linear(inputs, width)
-        self.query_key_value = nn.Linear(width, 3 * width, bias=False)
+        self.query_key_value = nn.Linear(width, 3 * attention, bias=False)
         self.geometry = nn.Sequential(nn.Linear(2, 8), nn.SiLU(), nn.Linear(8, heads))
-        self.attended = nn.Linear(width, width)
+        self.attended = nn.Linear(attention, width)
         self.pool = nn.Linear(width, pooled)
         self.unpool = nn.Linear(2 * pooled, width)
         self.mix = nn.Linear(width, width)
@@ -47,11 +50,13 @@ class PointTransformer(nn.Module):
         return self.head(hidden)
 
     def _attend(self, hidden: Tensor, neighbours: Tensor, geometry: Tensor) -> Tensor:
-        count, width = hidden.shape
-        query, key, value = self.query_key_value(hidden).view(count, 3, self.heads, width // self.heads).unbind(1)
-        scores = torch.einsum("nhc,nkhc->nkh", query, key[neighbours]) * (width // self.heads) ** -0.5
+        count = len(hidden)
+        query, key, value = (
+            self.query_key_value(hidden).view(count, 3, self.heads, self.attended.in_features // self.heads).unbind(1)
+        )
+        scores = torch.einsum("nhc,nkhc->nkh", query, key[neighbours]) * query.shape[-1] ** -0.5
         weights = torch.softmax(scores + self.geometry(geometry), dim=1)
-        attended = torch.einsum("nkh,nkhc->nhc", weights, value[neighbours]).reshape(count, width)
+        attended = torch.einsum("nkh,nkhc->nhc", weights, value[neighbours]).flatten(1)
         return self.attended(attended)
 
     def _pool(self, hidden: Tensor, clusters: Tensor) -> Tensor:
