@@ -10,12 +10,11 @@ from torch import Tensor
 
 import learn2splat as l2s
 from learn2splat.cameras import Cameras
-from learn2splat.config import build, compose
+from learn2splat.config import build, choices, compose
 from learn2splat.drop_in import GroupOptimizer, TorchSceneOptimizer
 from learn2splat.losses import PhotometricLoss
 from learn2splat.optim.adam import Adam
 from learn2splat.optim.base import SceneOptimizer
-from learn2splat.optim.learned.rule import LearnedRule
 from learn2splat.render.base import RenderOutput
 from learn2splat.render.reference import ReferenceRenderer
 from learn2splat.scene.gaussians import GaussianScene
@@ -42,9 +41,9 @@ def scene_of(params: dict[str, torch.nn.Parameter]) -> GaussianScene:
 
 
 def tuned(name: str) -> SceneOptimizer:
-    if name == "learned-rule":
-        rule: LearnedRule = build(compose("meta_train", ["trainee=learned-rule"]).trainee).eval()
-        return rule
+    if name in choices("trainee"):
+        trainee: SceneOptimizer = build(compose("meta_train", [f"trainee={name}"]).trainee).eval()
+        return trainee
     adam: Adam = build(compose("optimize", [f"optimizer={name}"]).optimizer)
     return adam
 
@@ -101,7 +100,7 @@ def edit(
         params[name] = new
 
 
-@pytest.mark.parametrize("name", ["adam-tuned", "learned-rule"])
+@pytest.mark.parametrize("name", ["adam-tuned", "learned-rule", "l2s-tiny"])
 def test_two_hundred_steps_with_clone_split_and_prune(name: str) -> None:
     data = capture()
     params = parameters(start_scene().with_sh_degree(1))

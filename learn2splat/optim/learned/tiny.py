@@ -102,12 +102,14 @@ class LearnedGain(torch.nn.Module):
         running_loss: float,
     ) -> dict[str, Tensor]:
         """New gains (logarithms) and latent state from a run of the network."""
-        if context.view_squares is None or context.clusters is None or context.neighbours is None:
-            raise ValueError("LearnedGain needs StepContext.view_squares, neighbours and clusters")
+        if context.clusters is None or context.neighbours is None:
+            raise ValueError("LearnedGain needs StepContext.neighbours and clusters")
         with torch.no_grad():
-            squares = by_group(context.view_squares, squared=True) * context.batch_views
-            newest = torch.stack([by_group(grads), squares], dim=1)
-            agreement = MEMORY * own["agreement"] + (1 - MEMORY) * newest
+            agreement = own["agreement"]
+            if context.view_squares is not None:  # another trainer may not have them: the feature then stays 0
+                squares = by_group(context.view_squares, squared=True) * context.batch_views
+                newest = torch.stack([by_group(grads), squares], dim=1)
+                agreement = MEMORY * agreement + (1 - MEMORY) * newest
             seen = own["seen"].lerp(context.visible.to(own["seen"]), 1 - MEMORY)
             count = int(moments.shared["count"])
             evidence = Evidence(moments.rows, count, grads, agreement, seen, running_loss, first_loss)
