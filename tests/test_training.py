@@ -101,7 +101,7 @@ def test_methods_have_digests_that_tell_them_apart(folder: Path) -> None:
 
 def test_two_processes_train_one_optimizer(tmp_path: Path) -> None:
     """Under torchrun both processes hold the same weights, from windows of their own."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "29507"]
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     command += ["-m", "learn2splat.cli", "meta-train", "--quiet", "--out", str(tmp_path / "run"), *SMALL]
     done = subprocess.run(
         command, capture_output=True, text=True, check=False, env=os.environ | {"OMP_NUM_THREADS": "1"}
