@@ -135,11 +135,12 @@ class Session:
         self.rollout = Rollout(self.scene_loss, self.train, optimizer, sampler, state, horizon, self.probe)
         self.metrics = folder.read_metrics(state.step) if folder is not None and resume else []
         self.records: list[StepRecord] = []
+        self._evaluated: tuple[GaussianScene, list[ViewMetrics]] | None = None
 
     def run(self, listener: Listener, stop: Callable[[], bool]) -> Result:
         """Run to the end, evaluating on the way and writing files when there is a folder."""
         for view in (*self.train, *self.probe, *self.test):
-            self.scene_loss.photos([view])  # a photo that cannot be decoded is bad input: known before a folder is made
+            self.data.photos[view]  # one that cannot be decoded is bad input: known before a folder is made
         if self.folder is not None:
             (self.folder.write_config if self.resumed else self.folder.create)(self.config)
         try:
@@ -173,9 +174,15 @@ class Session:
         listener.on_end(result)
         return result
 
-    def _evaluate(self, listener: Listener) -> list[ViewMetrics]:
+    def _rendered(self, scene: GaussianScene) -> list[ViewMetrics]:
+        """The evaluated views of ``scene``; asked twice for the same one, it is rendered once."""
+        if self._evaluated is None or self._evaluated[0] is not scene:
+            self._evaluated = (scene, evaluate(scene, self.scene_loss, self.test or self.train))
+        return self._evaluated[1]
+
+    def _evaluate(self, listener: Listener) -> None:
         state, split = self.rollout.state, "test" if self.test else "train"
-        views = evaluate(self.rollout.outcome().scene, self.scene_loss, self.test or self.train)
+        views = self._rendered(self.rollout.outcome().scene)
         row = {
             "step": state.step,
             "split": split,
@@ -192,12 +199,11 @@ class Session:
         if self.folder is not None:
             self.folder.write_metrics(self.metrics)
         listener.on_metrics(row)
-        return views
 
     def _write(self, folder: RunFolder, outcome: Outcome) -> None:
         folder.save_checkpoint(self.rollout.state, self.rollout.sampler)
         write_ply(outcome.scene, folder.ply)
-        views = evaluate(outcome.scene, self.scene_loss, self.test or self.train)
+        views = self._rendered(outcome.scene)
         pairs = {
             str(self.data.image_names[view.view]): (self.scene_loss.photos([view.view])[0].cpu(), view)
             for view in views
@@ -238,6 +244,4 @@ def _device(name: str) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if name == "cuda" and not torch.cuda.is_available():
         raise BackendMissingError("device=cuda: this torch sees no CUDA device; use --device cpu, or see `l2s doctor`")
-    if name not in ("cpu", "cuda"):
-        raise BadConfigError(f"device={name!r}: give auto, cpu or cuda")
     return torch.device(name)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from learn2splat import native
-from learn2splat.native.rule import RuleParameter, rule_step
+from learn2splat.native.rule import MOMENTS, RuleParameter, rule_step
 from learn2splat.optim.base import Need, OptimizerState, StepContext, as_rows
 from learn2splat.optim.learned.moments import (
     DIRECTIONS,
@@ -26,7 +26,6 @@ from learn2splat.optim.rates import GroupRates, PowerDecay, Schedule
 from learn2splat.scene.gaussians import GaussianScene
 from learn2splat.scene.lineage import Lineage
 
-MOMENTS = ("m", "m_slow", "v", "v_fast")
 USUAL_VIEWS = 24.0
 """Number of training views at which the dependence on it vanishes."""
 MAX_LOG_STEP = 2.5
