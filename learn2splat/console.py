@@ -90,10 +90,15 @@ class MetaConsole:
     def __init__(self, every: int = 10) -> None:
         self.console = Console()
         self.every = every
-        self.recent: list[Mapping[str, float]] = []
+        self.recent: list[Mapping[str, Any]] = []
 
-    def __call__(self, row: Mapping[str, float]) -> None:
-        if "score" in row:
+    def __call__(self, row: Mapping[str, Any]) -> None:
+        if "coordinate" in row:
+            verdict = "[green]kept[/]" if row["accepted"] else "no better"
+            self.console.print(
+                f"search {row['turn']:>4}  {row['score']:.3f} dB  {row['coordinate'] or 'start'}: {verdict}"
+            )
+        elif "score" in row:
             self.console.print(f"meta-step {row['meta_step']:>6.0f}  [bold cyan]{row['score']:.3f} dB[/] in validation")
         if "loss" not in row:
             return

@@ -17,13 +17,10 @@ from learn2splat.config import build
 from learn2splat.data.base import SceneData
 from learn2splat.data.sources import load_scene
 from learn2splat.errors import UserError
-from learn2splat.eval.protocol import Budgets, Method, Task, run_task
-from learn2splat.eval.statistics import per_scene
-from learn2splat.eval.store import RowStore
+from learn2splat.meta.search import search
 from learn2splat.meta.train import MetaTrainer
-from learn2splat.optim.base import SceneOptimizer
 from learn2splat.optim.learned.pretrained import load_pretrained, save_pretrained
-from learn2splat.render.base import Renderer
+from learn2splat.scoring import Score, cores, scene_names
 
 
 class Scenes(Sequence[SceneData]):
@@ -50,41 +47,16 @@ class Scenes(Sequence[SceneData]):
         return map(self._load, self.names)
 
 
-def scene_names(data: DictConfig) -> list[str]:
-    """The captures and procedural scenes that a configuration lists."""
-    first, count = int(data.first_seed), int(data.procedural)
-    made = [f"procedural:seed={first + i},views={data.views},width={data.width}{data.spec}" for i in range(count)]
-    return [str(Path(capture).expanduser()) for capture in data.captures] + made
-
-
-def validation(config: DictConfig, renderer: Renderer) -> Callable[[SceneOptimizer], float]:
-    """A score: held-out PSNR of full rollouts, averaged over scenes and over log-spaced steps, in dB."""
-    budgets = Budgets(steps=tuple(config.steps))
-    names = scene_names(config)
-    tasks = [
-        Task(
-            name, max_size=config.max_size, max_gaussians=config.max_gaussians, sh_degree=config.sh_degree, views=views
-        )
-        for name in names
-        for views in config.settings
-    ]
-    loaded: dict[str, SceneData] = {}
-
-    def score(optimizer: SceneOptimizer) -> float:
-        store = RowStore(":memory:")
-        for task in tasks:
-            if task.scene not in loaded:
-                loaded[task.scene] = load_scene(task.scene, max_size=task.max_size, test_every=task.test_every)
-            run_task(task, [Method("candidate", lambda: optimizer, "")], budgets, store, renderer, loaded[task.scene])
-        rows = store.rows()
-        found = [per_scene(rows, "candidate", "steps", step).values() for step in budgets.steps]
-        return sum(sum(values) / len(values) for values in found) / len(found)
-
-    return score
+def shares(data: DictConfig) -> list[float]:
+    """How often each of `scene_names` is drawn: captures ``share_captures`` of the time in all, when there are any."""
+    captures, made = len(data.captures), int(data.procedural)
+    if not captures or not made:
+        return [1.0] * (captures + made)
+    return [data.share_captures / captures] * captures + [(1 - data.share_captures) / made] * made
 
 
 def meta_train(
-    config: DictConfig, *, stop: Callable[[], bool], listen: Callable[[Mapping[str, float]], None]
+    config: DictConfig, *, stop: Callable[[], bool], listen: Callable[[Mapping[str, Any]], None]
 ) -> Path | None:
     """Train what ``config`` describes; the folder of the finished optimizer, or None when it was stopped before.
 
@@ -108,7 +80,8 @@ def meta_train(
         Scenes(scene_names(config.data), config.data.max_size),
         build(config.train),
         folder,
-        validation(config.validation, renderer),
+        Score(config.validation, config.renderer),
+        shares(config.data),
     )
     if trainer.progress.meta_step == 0 and rank == 0:
         base = trainer.validate(trainer.averaged)
@@ -121,6 +94,16 @@ def meta_train(
     finished = folder / "optimizer"
     if rank > 0:
         return finished
+    found = search(
+        best,  # type: ignore[arg-type]
+        Score(config.search, config.renderer, cores()),
+        config.search.evaluations,
+        folder / "search",
+        stop=stop,
+        listen=listen,
+    )
+    if found is None:
+        return None
     about = {
         "command": ["l2s", *sys.argv[1:]],
         "version": __version__,
@@ -131,7 +114,7 @@ def meta_train(
     }
     architecture = OmegaConf.to_container(config.trainee, resolve=True)
     assert isinstance(architecture, dict)
-    save_pretrained(best, architecture, finished, about)  # type: ignore[arg-type]
+    save_pretrained(found, architecture, finished, about)  # type: ignore[arg-type]
     return finished
 
 

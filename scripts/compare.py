@@ -1,30 +1,76 @@
 """Optimizers against tuned Adam and the oracle of the Adam grid, on scenes that none of them was trained on.
 
-    python scripts/compare.py --rows tier_a.sqlite --optimizers adam,adam-tuned,outputs/meta/learned-rule/optimizer
+    python scripts/compare.py --tier a --rows tier_a.sqlite --optimizers adam,adam-tuned,outputs/meta/rule/optimizer
+    python scripts/compare.py --tier b --rows tier_b.sqlite --optimizers adam,adam-tuned,sgd,learned-rule,l2s-tiny
 
-Tier A: banana and brighton_beach (read only what an optimizer was not trained on) and six procedural scenes,
-128 px, at most 2,000 Gaussians, 500 steps. Rows that are in the file are not measured again.
+Tier A: banana and brighton_beach (read only what an optimizer was not trained on) and six procedural scenes, 128 px,
+at most 2,000 Gaussians, 500 steps. Tier B: four captures that nothing was designed or trained on and twenty
+procedural scenes, 256 px, all points, 2,000 steps. Tier `few`: the captures with few views, without the grid.
+Rows that are in the file are not measured again, so that a killed comparison goes on where it was.
 """
 
 from __future__ import annotations
 
 import argparse
+from dataclasses import dataclass
 from pathlib import Path
 
-STEPS = (0, 10, 20, 50, 100, 200, 500)
-PROCEDURAL = range(300000, 300006)
+
+@dataclass(frozen=True)
+class Tier:
+    """What is compared on.
+
+    Args:
+        captures: pairs (scene, views).
+        procedural: seeds.
+        size: long side of the photos in pixels, and width of procedural scenes.
+        gaussians: most Gaussians, or None.
+        steps: when to evaluate.
+        grid: whether the Adam grid runs too.
+    """
+
+    captures: tuple[tuple[str, str], ...]
+    procedural: range
+    size: int
+    gaussians: int | None
+    steps: tuple[int, ...]
+    grid: bool = True
+
+
+EARLY = (0, 10, 20, 50, 100, 200, 500)
+LATE = (*EARLY, 1000, 2000)
+UNSEEN = ("fox", "sceaux", "monstree", "mother_child")
+TIERS = {
+    "a": Tier((("banana", "dense"), ("brighton_beach", "dense")), range(300000, 300006), 128, 2000, EARLY),
+    "b": Tier(tuple((name, "dense") for name in UNSEEN), range(500000, 500020), 256, None, LATE),
+    "few": Tier(
+        (
+            *((name, views) for name in ("fox", "monstree", "brighton_beach") for views in ("sparse:3", "sparse:8")),
+            *((name, "dense") for name in ("sceaux", "banana", "mother_child")),
+        ),
+        range(0),
+        256,
+        None,
+        LATE,
+        grid=False,
+    ),
+}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--tier", choices=TIERS, default="a")
     parser.add_argument("--captures", type=Path, default=Path("../shared/scenes"))
-    parser.add_argument("--scenes", default="banana,brighton_beach", help="captures, comma-separated; may be empty")
     parser.add_argument("--rows", type=Path, required=True)
-    parser.add_argument("--optimizers", default="adam,adam-tuned")
-    parser.add_argument("--views", default="dense")
-    parser.add_argument("--steps", type=int, default=500)
+    parser.add_argument("--optimizers", default="adam,adam-tuned", help="names or folders, comma-separated")
+    parser.add_argument("--guarded", default="", help="those of them to run with the guard as well")
+    parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--scenes", type=int, help="only so many, from the first")
     parser.add_argument("--no-grid", action="store_true")
+    parser.add_argument("--only-report", action="store_true", help="tables of the rows there are")
     arguments = parser.parse_args()
+
+    from dataclasses import replace
 
     from learn2splat.eval.methods import adam_grid, method
     from learn2splat.eval.protocol import Budgets, Task, run_task
@@ -32,18 +78,21 @@ def main() -> None:
     from learn2splat.eval.store import RowStore
     from learn2splat.render.auto import auto_renderer
 
-    names = [str(arguments.captures / name) for name in arguments.scenes.split(",") if name]
-    names += [f"procedural:seed={seed},views=24,width=128" for seed in PROCEDURAL]
-    learned = [method(name) for name in arguments.optimizers.split(",")]
-    grid = [] if arguments.no_grid else adam_grid()
+    tier = TIERS[arguments.tier]
+    base = Task("", max_size=tier.size, max_gaussians=tier.gaussians)
+    tasks = [replace(base, scene=str(arguments.captures / name), views=views) for name, views in tier.captures]
+    tasks += [replace(base, scene=f"procedural:seed={seed},views=24,width={tier.size}") for seed in tier.procedural]
+    compared = [method(name) for name in arguments.optimizers.split(",")]
+    guarded = [method(name) for name in arguments.guarded.split(",") if name]
+    compared += [replace(entry, name=f"{entry.name} guarded", guard=True) for entry in guarded]
+    grid = adam_grid() if tier.grid and not arguments.no_grid else []
     store, renderer = RowStore(arguments.rows), auto_renderer()
-    steps = (*(step for step in STEPS if step < arguments.steps), arguments.steps)
-    for name in names:
-        for views in arguments.views.split(","):
-            run_task(Task(name, views=views), [*learned, *grid], Budgets(steps=steps), store, renderer)
-            print("measured", name, views, flush=True)
-    rows = store.rows()
-    labels = [entry.name for entry in learned]
+    for task in [] if arguments.only_report else tasks[: arguments.scenes]:
+        for seed in range(arguments.seeds):
+            run_task(replace(task, seed=seed), [*compared, *grid], Budgets(steps=tier.steps), store, renderer)
+        print("measured", task.scene, task.views, flush=True)
+    rows = [row for row in store.rows() if row.kind == "steps"]
+    labels = [entry.name for entry in compared]
     if grid:
         rows += oracle(rows, [entry.name for entry in grid])
         labels.append("oracle")

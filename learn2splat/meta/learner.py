@@ -1,4 +1,4 @@
-"""One meta-step: a window of differentiable steps, its meta-loss, then a rollout with frozen weights."""
+"""A window of differentiable steps, a rollout with frozen weights, and the meta-loss before and after the latter."""
 
 from __future__ import annotations
 
@@ -36,22 +36,26 @@ class Windows:
 
 @dataclass(frozen=True)
 class WindowResult:
-    """A window's meta-loss, and whether the scene died in it."""
+    """A window's meta-loss, and whether the scene died in it or in the rollout after it."""
 
     loss: Tensor
     died: bool
 
 
-def run_window(life: Life, steps: int, objective: MetaObjective, seed: int) -> WindowResult:
-    """Unroll ``steps`` updates and judge them.
+def run_window(life: Life, steps: int, ahead: int, objective: MetaObjective, delayed: float, seed: int) -> WindowResult:
+    """Unroll ``steps`` updates, roll out ``ahead`` more with frozen weights, and judge the former.
 
-    A scene that diverges, loses all its Gaussians or stops being finite dies; the window then costs the size of its
-    steps, relative to what they were, instead of being dropped.
+    Judged right after the window, an update gets credit for what it does at once; judged after the rollout, for what is
+    left of it when the directions that the training views determine have been corrected since: over-fitting shows
+    there. A scene that diverges, loses all its Gaussians or stops being finite dies; the window then costs the size of
+    its steps, relative to what they were, instead of being dropped.
 
     Args:
-        life: advanced by ``steps`` unless it dies.
+        life: advanced by ``steps + ahead`` unless it dies.
         steps: length of the window.
+        ahead: length of the rollout.
         objective: the meta-loss.
+        delayed: share of the judgement after the rollout, 0..1.
         seed: of the choice of views.
     """
     rollout = life.rollout
@@ -67,9 +71,16 @@ def run_window(life: Life, steps: int, objective: MetaObjective, seed: int) -> W
                     break
     finally:
         rollout.optimizer = taped.optimizer
-    loss = death_cost(taped.tape) if died else objective(taped.tape, rollout, life.held, seed)
     rollout.state = replace(rollout.state, optimizer=_detached(rollout.state.optimizer))
-    return WindowResult(loss, died)
+    if died:
+        return WindowResult(death_cost(taped.tape), died=True)
+    share = delayed if ahead else 0.0
+    loss = (1 - share) * objective(taped.tape, rollout, life.held, seed) if share < 1 else torch.zeros(())
+    if not roll_out(life, ahead):
+        return WindowResult(loss + death_cost(taped.tape), died=True)
+    if share:
+        loss = loss + share * objective(taped.tape, rollout, life.held, seed)
+    return WindowResult(loss, died=False)
 
 
 def roll_out(life: Life, steps: int) -> bool:

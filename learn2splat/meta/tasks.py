@@ -13,6 +13,7 @@ from learn2splat.cameras import Cameras
 from learn2splat.data.base import PointCloud, SceneData
 from learn2splat.scene.gaussians import GaussianScene
 from learn2splat.scene.initialise import from_points, random_points
+from learn2splat.scene.neighbours import nearest_neighbours
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,7 @@ class TaskRanges:
 
     Args:
         gaussians: number of Gaussians, log-uniform.
+        share_crowded: how often missing points are made up by copies of others beside them.
         long_side: of the photos in pixels.
         few_views: training views of a data-poor task.
         share_few: how often a task is data-poor.
@@ -50,7 +52,8 @@ class TaskRanges:
         batch_views: to choose from.
     """
 
-    gaussians: tuple[int, int] = (300, 1500)
+    gaussians: tuple[int, int] = (300, 2000)
+    share_crowded: float = 0.3
     long_side: tuple[int, int] = (48, 96)
     few_views: tuple[int, int] = (3, 15)
     share_few: float = 0.35
@@ -145,6 +148,19 @@ def turned(cameras: Cameras, noise_px: float, generator: torch.Generator) -> Cam
     return replace(cameras, cam_from_world=poses)
 
 
+def crowded(points: PointCloud, count: int, generator: torch.Generator) -> PointCloud:
+    """``points`` and copies of some of them, about a neighbour's distance away: ``count`` in all."""
+    chosen = torch.randint(len(points), (count - len(points),), generator=generator)
+    nearest = nearest_neighbours(points.positions_world, 1)[chosen, 0].long()
+    positions = points.positions_world[chosen]
+    apart = (points.positions_world[nearest] - positions).norm(dim=1, keepdim=True)
+    noise = torch.randn(positions.shape, generator=generator) / math.sqrt(3)
+    return PointCloud(
+        torch.cat([points.positions_world, positions + apart * noise]),
+        torch.cat([points.colors, points.colors[chosen]]),
+    )
+
+
 class _Uniform:
     """Small draws from one generator."""
 
@@ -196,6 +212,8 @@ def _initial(data: SceneData, ranges: TaskRanges, uniform: _Uniform) -> Gaussian
     elif len(points) > count:
         keep = torch.randperm(len(points), generator=generator)[:count].sort().values
         points = PointCloud(points.positions_world[keep], points.colors[keep])
+    elif uniform.chance(ranges.share_crowded):
+        points = crowded(points, count, generator)
     scene = from_points(points, uniform.choice(ranges.sh_degrees), uniform.between(*ranges.opacity))
     spacing = scene.log_scales[:, :1].exp()
     factor = ranges.log_scale_sigma * float(torch.randn((), generator=generator))

@@ -48,6 +48,7 @@ class TrainSettings:
         shortest_life, longest_life: steps after which a life ends, log-uniform; the upper end grows from 100 over the
             first ``growth`` of training.
         rollout_share, longest_rollout: frozen steps after a window: up to this share of the steps so far.
+        delayed: share of the meta-loss that is measured after those steps.
         validate_every: meta-steps between two validations.
         checkpoint_seconds: how much work a power cut may cost.
         seed: of all randomness, together with the rank.
@@ -67,6 +68,7 @@ class TrainSettings:
     growth: float = 0.5
     rollout_share: float = 0.6
     longest_rollout: int = 150
+    delayed: float = 0.5
     validate_every: int = 100
     checkpoint_seconds: float = 60.0
     seed: int = 0
@@ -97,6 +99,7 @@ class MetaTrainer:
         objective: judges windows.
         renderer: for all lives.
         scenes: to draw tasks from.
+        shares: how often each scene is drawn, relative to the others; equally often when empty.
         settings: constants.
         folder: of this training; a folder that holds one is resumed.
         validate: score in dB of an optimizer by full rollouts; higher is better.
@@ -111,11 +114,13 @@ class MetaTrainer:
         settings: TrainSettings,
         folder: Path,
         validate: Callable[[SceneOptimizer], float],
+        shares: Sequence[float] = (),
     ) -> None:
         assert isinstance(optimizer, torch.nn.Module)
         self.rank, self.world = _rank_and_world()
         self.optimizer, self.objective, self.renderer = optimizer, objective, renderer
-        self.scenes, self.settings, self.folder, self.validate = list(scenes), settings, folder, validate
+        self.scenes, self.settings, self.folder, self.validate = scenes, settings, folder, validate
+        self.shares = torch.tensor(list(shares) or [1.0] * len(self.scenes))
         self.generator = torch.Generator().manual_seed(settings.seed * 1000 + self.rank)
         self.averaged = copy.deepcopy(optimizer).eval()
         self.best = copy.deepcopy(self.averaged.state_dict())
@@ -154,25 +159,21 @@ class MetaTrainer:
         assert isinstance(self.optimizer, torch.nn.Module)
         self.optimizer.train()
         self.adamw.zero_grad()
-        lives, losses, deaths = [], [], 0
+        losses, deaths = [], 0
         for _ in range(settings.lives_per_step):
             life = self._life()
             steps = settings.windows.length(life.step)
-            result = run_window(life, steps, self.objective, self._integer(2**31))
+            longest = min(settings.longest_rollout, int(settings.rollout_share * (life.step + steps)))
+            ahead = self._integer(longest + 1)
+            result = run_window(life, steps, ahead, self.objective, settings.delayed, self._integer(2**31))
             if result.loss.requires_grad:
                 (result.loss / settings.lives_per_step).backward()
             losses.append(float(result.loss.detach()))
             deaths += result.died
-            if not result.died:
-                lives.append(life)
+            if not result.died and life.step < life.ends_at:
+                self.buffer.insert(to_entry(life))
         norm = self._update()
         self.optimizer.eval()
-        for life in lives:
-            longest = min(settings.longest_rollout, int(settings.rollout_share * life.step))
-            lived = roll_out(life, self._integer(longest + 1))
-            deaths += not lived
-            if lived and life.step < life.ends_at:
-                self.buffer.insert(to_entry(life))
         self.progress.meta_step += 1
         return {
             "meta_step": self.progress.meta_step,
@@ -227,7 +228,8 @@ class MetaTrainer:
         low, high = math.log(settings.shortest_life), math.log(longest)
         while True:
             ends_at = round(math.exp(low + (high - low) * self._uniform()))
-            task = draw_task(self.scenes[self._integer(len(self.scenes))], settings.ranges, self.generator)
+            scene = self.scenes[int(torch.multinomial(self.shares, 1, generator=self.generator))]
+            task = draw_task(scene, settings.ranges, self.generator)
             life = begin(task, self.optimizer, self.renderer, ends_at)
             if self._uniform() >= settings.perturbed:
                 return life

@@ -10,10 +10,11 @@ import pytest
 import torch
 
 from learn2splat.cameras import Cameras
+from learn2splat.data.base import PointCloud
 from learn2splat.meta.learner import Windows, death_cost, is_dead, roll_out, run_window
 from learn2splat.meta.life import Life, begin, from_entry, to_entry
 from learn2splat.meta.objective import AveragedTrajectory, Greedy, Taped
-from learn2splat.meta.tasks import TaskRanges, draw_task, shrink, turned
+from learn2splat.meta.tasks import TaskRanges, crowded, draw_task, shrink, turned
 from learn2splat.meta.train import MetaTrainer, TrainSettings
 from learn2splat.optim.base import SceneOptimizer
 from learn2splat.optim.learned.rule import LearnedRule
@@ -111,7 +112,7 @@ def test_one_step_credit_is_the_derivative_of_the_held_out_loss(group: str) -> N
     objective = AveragedTrajectory(held_views=100, train_views=0)
     row = GROUPS.index(group)
     state = start.rollout.state
-    result = run_window(start, 1, objective, seed=0)
+    result = run_window(start, 1, 0, objective, 0.0, seed=0)
     result.loss.backward()
     assert optimizer.log_step.grad is not None
     # undo the normalisation: the gradient is d<delta, G>/d(log_step) / size
@@ -139,7 +140,7 @@ def test_every_objective_reaches_every_weight(objective: AveragedTrajectory | Gr
     optimizer = one.rollout.optimizer
     assert isinstance(optimizer, LearnedRule)
     optimizer.train()
-    result = run_window(one, 4, objective, seed=1)
+    result = run_window(one, 4, 0, objective, 0.0, seed=1)
     assert not result.died
     assert one.step == 4
     result.loss.backward()
@@ -147,6 +148,42 @@ def test_every_objective_reaches_every_weight(objective: AveragedTrajectory | Gr
         assert parameter.grad is not None
         assert bool((parameter.grad[..., 0] != 0).all())
     assert not any(tensor.requires_grad for tensor in one.rollout.state.optimizer.rows.values())
+
+
+def test_delayed_judgement_is_the_objective_after_the_rollout() -> None:
+    results = []
+    for delayed in (0.0, 1.0, 0.25):
+        one = life()
+        assert isinstance(one.rollout.optimizer, LearnedRule)
+        one.rollout.optimizer.train()
+        results.append(float(run_window(one, 3, 5, AveragedTrajectory(), delayed, seed=1).loss.detach()))
+        assert one.step == 8
+    now, later, mixed = results
+    assert now != later
+    assert mixed == pytest.approx(0.75 * now + 0.25 * later, rel=1e-5)
+
+
+def test_a_death_in_the_rollout_costs() -> None:
+    one = life()
+    optimizer = one.rollout.optimizer
+    assert isinstance(optimizer, LearnedRule)
+    optimizer.train()
+    one.rollout.state = replace(one.rollout.state, first_loss=1e-9, running_loss=1e-9)  # any loss is a divergence
+    result = run_window(one, 0, 2, AveragedTrajectory(), 0.5, seed=1)
+    assert result.died
+    lived = life()
+    lived.rollout.optimizer.train()  # type: ignore[attr-defined]
+    assert not run_window(lived, 1, 2, AveragedTrajectory(), 0.5, seed=1).died
+
+
+def test_crowded_points_keep_the_given_ones_and_stay_beside_them() -> None:
+    given = PointCloud(torch.rand(40, 3), torch.rand(40, 3))
+    more = crowded(given, 100, torch.Generator().manual_seed(0))
+    assert len(more) == 100
+    assert torch.equal(more.positions_world[:40], given.positions_world)
+    distance = torch.cdist(more.positions_world, given.positions_world).amin(dim=1)
+    assert float(distance.max()) < 1.0
+    assert float(distance[40:].min()) > 0
 
 
 def test_death_costs_and_smaller_steps_cost_less() -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from learn2splat import native
 from learn2splat.optim.adam import Adam
@@ -83,7 +85,8 @@ def test_constants_interpolate_in_log_step_and_follow_the_views() -> None:
     group = GROUPS.index("quats")
     with torch.no_grad():
         rule.log_step[group, :3] = torch.tensor([0.0, 1.0, -1.0])
-        rule.weight[group, DIRECTIONS.index("slow"), 3:] = 1.0
+        rule.log_step[GROUPS.index("means"), 3:] = 1.0  # by the logarithm of the number of views
+        rule.weight[group, DIRECTIONS.index("slow")] = 0.5
 
     def step(at: int, views: int = 24) -> float:
         return float(rule.constants(context(at, 1, views)).factor["quats"].detach().log())
@@ -95,9 +98,23 @@ def test_constants_interpolate_in_log_step_and_follow_the_views() -> None:
     expected = float(torch.log1p(torch.tensor(float(half))) / torch.log1p(torch.tensor(9.0)))
     assert step(half) == pytest.approx(squashed(expected), rel=1e-5)
     assert step(99) == step(10_000) == pytest.approx(squashed(-1.0), rel=1e-5)
-    slow = rule.constants(context(5, 1, 48)).weights["slow"]
-    assert float(slow["quats"].detach()) == pytest.approx(0.693147, rel=1e-5)
-    assert float(slow["means"].detach()) == 0.0
+    many = rule.constants(context(5, 1, 48))
+    assert float(many.factor["means"].detach().log()) == pytest.approx(squashed(0.693147), rel=1e-5)
+    assert float(many.weights["slow"]["quats"].detach()) == pytest.approx(0.5, rel=1e-6)
+    assert float(many.weights["slow"]["means"].detach()) == 0.0
+
+
+@given(st.lists(st.floats(-9, 9, width=32), min_size=len(DIRECTIONS), max_size=len(DIRECTIONS)))
+def test_the_mixture_never_opposes_the_base(weights: list[float]) -> None:
+    """Where all directions agree, what is mixed is at least a fifth of what base and positive weights add."""
+    rule = LearnedRule(RATES, SCHEDULE, knots=(0, 9, 99))
+    with torch.no_grad():
+        rule.weight += torch.tensor(weights)[None, :, None]
+    mixed = [float(rule.constants(context(9, 1, 24)).weights[name]["quats"].detach()) for name in DIRECTIONS]
+    positive = 1 + sum(max(0.0, weight) for weight in weights)
+    assert 1 + sum(mixed) >= 0.2 * positive * (1 - 1e-5)
+    if 1 + sum(weights) >= 0.2 * positive:  # then nothing is changed
+        assert mixed == pytest.approx(weights, rel=1e-5)
 
 
 def test_moving_and_scaling_the_world_changes_nothing_but_units() -> None:

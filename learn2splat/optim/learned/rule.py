@@ -30,6 +30,8 @@ USUAL_VIEWS = 24.0
 """Number of training views at which the dependence on it vanishes."""
 MAX_LOG_STEP = 2.5
 """A group's step stays within exp(+-2.5) of the base."""
+OPPOSED = 0.8
+"""Negative weights may take away this share of what the base and the positive weights add, so that it stays descent."""
 
 
 @dataclass(frozen=True)
@@ -49,9 +51,9 @@ class LearnedRule(torch.nn.Module):
     """Steps along a learned mixture of momentum and preconditioner directions.
 
     The update of parameter p in group g is ``-rate_g(t) e^{s_g} (b + sum_j w_gj b_j)``, with b the base direction
-    (m + damping g) / sqrt(v), b_j those of `DIRECTIONS`, and s, w piecewise linear in log(1 + t) plus a part
-    proportional to the logarithm of the number of training views. With all constants zero it is Adam with ``rates``,
-    ``schedule`` and ``damping``. In training mode updates are differentiable in the constants.
+    (m + damping g) / sqrt(v), b_j those of `DIRECTIONS`, and s, w piecewise linear in log(1 + t); s has a part
+    proportional to the logarithm of the number of training views besides. With all constants zero it is Adam with
+    ``rates``, ``schedule`` and ``damping``. In training mode updates are differentiable in the constants.
 
     Args:
         rates: base step sizes.
@@ -74,9 +76,8 @@ class LearnedRule(torch.nn.Module):
             raise ValueError(f"knots={list(knots)}: give ascending steps")
         self.rates, self.schedule, self.decays, self.damping = rates, schedule, decays, damping
         self.log_knots = [math.log1p(step) for step in knots]
-        features = 2 * len(knots)
-        self.log_step = torch.nn.Parameter(torch.zeros(len(GROUPS), features))
-        self.weight = torch.nn.Parameter(torch.zeros(len(GROUPS), len(DIRECTIONS), features))
+        self.log_step = torch.nn.Parameter(torch.zeros(len(GROUPS), 2 * len(knots)))
+        self.weight = torch.nn.Parameter(torch.zeros(len(GROUPS), len(DIRECTIONS), len(knots)))
 
     @property
     def needs(self) -> frozenset[Need]:
@@ -84,26 +85,27 @@ class LearnedRule(torch.nn.Module):
 
     def constants(self, context: StepContext) -> StepConstants:
         """The constants at this step; differentiable in the module's parameters."""
-        features = self._features(context).to(self.log_step)
-        log_step = MAX_LOG_STEP * torch.tanh(self.log_step @ features / MAX_LOG_STEP)
-        weight = self.weight @ features
+        hats = self._hats(context.step).to(self.log_step)
+        views = max(-2.5, min(1.5, math.log(context.train_views / USUAL_VIEWS)))
+        log_step = self.log_step @ torch.cat([hats, views * hats])
+        log_step = MAX_LOG_STEP * torch.tanh(log_step / MAX_LOG_STEP)
+        weight = _descent(self.weight @ hats)
         factor = dict(zip(GROUPS, log_step.exp(), strict=True))
         weights = {
             name: dict(zip(GROUPS, column, strict=True)) for name, column in zip(DIRECTIONS, weight.T, strict=True)
         }
         return StepConstants(factor, weights)
 
-    def _features(self, context: StepContext) -> Tensor:
-        """[2 x knots] hat functions of log(1 + t), alone and times the logarithm of the number of views."""
-        position, knots = math.log1p(context.step), self.log_knots
+    def _hats(self, step: int) -> Tensor:
+        """[knots] hat functions of log(1 + t)."""
+        position, knots = math.log1p(step), self.log_knots
         hats = torch.zeros(len(knots), dtype=torch.float64)
         above = next((i for i, knot in enumerate(knots) if knot >= position), len(knots) - 1)
         below = max(above - 1, 0) if position <= knots[above] else above
         share = 1.0 if above == below else (position - knots[below]) / (knots[above] - knots[below])
         hats[below] += 1 - share
         hats[above] += share
-        views = math.log(context.train_views / USUAL_VIEWS)
-        return torch.cat([hats, hats * max(-2.5, min(1.5, views))])
+        return hats
 
     def perturbed(self, generator: torch.Generator) -> LearnedRule:
         """A copy whose steps are larger or smaller: all of them by up to e^1, each group by some more."""
@@ -113,6 +115,22 @@ class LearnedRule(torch.nn.Module):
             shift = 2 * torch.rand((), generator=generator) - 1
             other.log_step[:, :hats] += shift + 0.4 * torch.randn(len(GROUPS), 1, generator=generator)
         return other
+
+    def coarse(self) -> dict[str, dict[str, Tensor]]:
+        """Shifts of a group's step as a whole, of its late part, and of their dependence on the number of views."""
+        hats = len(self.log_knots)
+        ramp = [(knot - math.log(50)) / math.log(20) for knot in self.log_knots]
+        late = [min(1.0, max(0.0, share)) for share in ramp]  # none up to 50 steps, all of it from 1,000
+        shapes = {"step": [1.0] * hats, "late": late}
+        none = [0.0] * hats
+        found = {}
+        for views in (False, True):
+            for kind, shape in shapes.items():
+                for row, group in enumerate(GROUPS):
+                    shift = torch.zeros_like(self.log_step, requires_grad=False)
+                    shift[row] = torch.tensor(none + shape if views else shape + none)
+                    found[f"{group} {kind}{' by views' if views else ''}"] = {"log_step": shift}
+        return found
 
     def init(self, scene: GaussianScene) -> OptimizerState:
         zeros = scene.map(torch.zeros_like)
@@ -200,6 +218,13 @@ class LearnedRule(torch.nn.Module):
             for moment, tensor in zip(MOMENTS, moments, strict=True)
         }
         return GaussianScene(*(update for update, _ in results)), rows
+
+
+def _descent(weight: Tensor) -> Tensor:
+    """[groups, directions] with negative weights shrunk where they would turn the mixture against the base."""
+    added, taken = 1 + weight.clamp_min(0).sum(dim=1), (-weight).clamp_min(0).sum(dim=1)
+    shrink = (OPPOSED * added / taken.clamp_min(1e-12)).clamp_max(1)[:, None]
+    return torch.where(weight < 0, weight * shrink, weight)
 
 
 def base_rates(rates: GroupRates, schedule: Schedule, scene: GaussianScene, context: StepContext) -> dict[str, Tensor]:
