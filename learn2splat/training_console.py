@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from datetime import timedelta
 from pathlib import Path
 
 from rich.columns import Columns
@@ -17,7 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from learn2splat.meta.listener import TrainingListener
-from learn2splat.meta.progress import Progress, smoothed
+from learn2splat.meta.progress import Progress, clock, smoothed
 from learn2splat.meta.settings import TrainSettings
 
 RECENT = 200
@@ -79,9 +78,9 @@ class TrainingPanel(TrainingListener):
     """
 
     def __init__(self, console: Console, stopping: Callable[[], bool]) -> None:
-        self.stopping = stopping
-        self.state = "validating the untrained optimizer"
-        self.live = Live(console=console, refresh_per_second=2, get_renderable=self._panel)
+        self.stopping, self.progress, self.settings = stopping, Progress(), TrainSettings()
+        self.state = "training"
+        self.live = Live(console=console, refresh_per_second=1, get_renderable=self._panel)
 
     def on_start(self, progress: Progress, settings: TrainSettings) -> None:
         self.progress, self.settings = progress, settings
@@ -120,7 +119,7 @@ def panel(progress: Progress, settings: TrainSettings, state: str) -> Panel:
     head.add_row(
         f"[bold]{progress.meta_step}/{settings.meta_steps}[/]",
         ProgressBar(total=max(1, settings.meta_steps), completed=progress.meta_step),
-        "" if left is None else f"{timedelta(seconds=round(left))} left",
+        "" if left is None else f"{clock(left)} left",
     )
     facts = Columns(_facts(progress, settings), equal=True, padding=(0, 3))
     parts = [head, facts, *_validations(progress)]

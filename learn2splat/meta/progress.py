@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from datetime import timedelta
 
 from learn2splat.meta.settings import TrainSettings
 
@@ -36,7 +37,7 @@ class Progress:
     @property
     def best(self) -> Mapping[str, float] | None:
         """The row of the best validation."""
-        rows = [row for row in self.history if math.isfinite(row.get("score", math.nan))]
+        rows = [row for row in self.history if "score" in row and math.isfinite(row["score"])]
         return max(rows, key=lambda row: row["score"], default=None)
 
     @property
@@ -62,6 +63,11 @@ def smoothed(values: Iterable[float], decay: float = 0.95) -> list[float]:
             total, weight = decay * total + (1 - decay) * value, decay * weight + (1 - decay)
         means.append(total / weight if weight else math.nan)
     return means
+
+
+def clock(seconds: float) -> str:
+    """A duration as people read it, for example 1:02:03."""
+    return str(timedelta(seconds=round(seconds)))
 
 
 def _mean(values: list[float]) -> float:

@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from learn2splat.meta.listener import TrainingListener
-from learn2splat.meta.progress import Progress, smoothed
+from learn2splat.meta.progress import Progress, clock, smoothed
 from learn2splat.meta.settings import TrainSettings
 from learn2splat.page import ACCENT, svg, write_page
 
@@ -67,7 +67,7 @@ def write_training_report(
         validations=[row | {"loss": smooth.get(row["meta_step"], math.nan)} for row in rows],
         deaths=int(deaths),
         death_share=deaths / max(1, len(steps) * settings.lives_per_step),
-        hours=progress.seconds / 3600,
+        time=clock(progress.seconds),
         curves=curves(progress),
     )
 
@@ -86,7 +86,7 @@ def curves(progress: Progress) -> Markup:
     _draw_scores(score, progress)
     steps, died = progress.column("deaths")
     deaths.plot(*_thinned(steps, list(accumulate(died))), color=ACCENT)
-    deaths.set_ylim(bottom=0)
+    deaths.set_ylim(0, max(1.0, 1.05 * sum(died)))
     labels = {loss: "meta-loss, smoothed", score: "validation (dB)", deaths: "deaths so far"}
     for axis, label in labels.items():
         axis.set_ylabel(label)
