@@ -115,13 +115,13 @@ def meta_train(overrides: tuple[str, ...], out: Path | None, quiet: bool) -> Non
     """Meta-train a learned optimizer; resumes by itself."""
     interrupts = Interrupts()
     from learn2splat.config import compose
-    from learn2splat.console import MetaConsole
     from learn2splat.training import meta_train as train
+    from learn2splat.training_console import training_console
 
     config = compose("meta_train", overrides)
     if out is not None:
         config.out = str(out)
-    finished = train(config, stop=interrupts, listen=(lambda row: None) if quiet else MetaConsole())
+    finished = train(config, stop=interrupts, listener=None if quiet else training_console(interrupts))
     if finished is None:
         click.echo(f"l2s: interrupted; the same command goes on from {config.out}", err=True)
         sys.exit(128 + (interrupts.received or signal.SIGINT))

@@ -82,32 +82,3 @@ class ConsoleListener(Listener):
         self.progress.stop()
         if result.folder is not None:
             self.console.print(f"[bold green]report[/] {result.folder / 'report.html'}", soft_wrap=True)
-
-
-class MetaConsole:
-    """One line every few meta-steps of a meta-training, and one per validation."""
-
-    def __init__(self, every: int = 10) -> None:
-        self.console = Console()
-        self.every = every
-        self.recent: list[Mapping[str, Any]] = []
-
-    def __call__(self, row: Mapping[str, Any]) -> None:
-        if "coordinate" in row:
-            verdict = "[green]kept[/]" if row["accepted"] else "no better"
-            self.console.print(
-                f"search {row['turn']:>4}  {row['score']:.3f} dB  {row['coordinate'] or 'start'}: {verdict}"
-            )
-        elif "score" in row:
-            self.console.print(f"meta-step {row['meta_step']:>6.0f}  [bold cyan]{row['score']:.3f} dB[/] in validation")
-        if "loss" not in row:
-            return
-        self.recent.append(row)
-        if len(self.recent) == self.every:
-            mean = {key: sum(r[key] for r in self.recent) / self.every for key in ("loss", "gradient_norm", "seconds")}
-            deaths = sum(r["deaths"] for r in self.recent)
-            self.console.print(
-                f"meta-step {row['meta_step']:>6.0f}  loss {mean['loss']:+.4f}  |g| {mean['gradient_norm']:.3f}"
-                f"  deaths {deaths:.0f}  {mean['seconds']:.2f} s"
-            )
-            self.recent.clear()

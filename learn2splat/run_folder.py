@@ -153,8 +153,13 @@ def machine() -> dict[str, Any]:
         "system": platform.platform(),
         "threads": torch.get_num_threads(),
         "cuda": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
-        "command": ["l2s", *sys.argv[1:]],
+        "command": command(),
     }
+
+
+def command() -> list[str]:
+    """The command as typed."""
+    return ["l2s", *sys.argv[1:]]
 
 
 def newest_unfinished(parent: Path) -> Path | None:

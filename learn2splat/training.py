@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import os
-import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -17,10 +16,18 @@ from learn2splat.config import build
 from learn2splat.data.base import SceneData
 from learn2splat.data.sources import load_scene
 from learn2splat.errors import UserError
-from learn2splat.meta.search import search
+from learn2splat.meta.listener import Listeners, TrainingListener
+from learn2splat.meta.progress import Progress
+from learn2splat.meta.report import ReportWriter
+from learn2splat.meta.tensorboard import EventWriter
 from learn2splat.meta.train import MetaTrainer
+from learn2splat.optim.base import SceneOptimizer
 from learn2splat.optim.learned.pretrained import load_pretrained, save_pretrained
-from learn2splat.scoring import Score, cores, scene_names
+from learn2splat.run_folder import command
+from learn2splat.scoring import Score, scene_names
+
+FINISHED = "optimizer"
+"""Folder of the finished optimizer, in that of its training."""
 
 
 class Scenes(Sequence[SceneData]):
@@ -56,14 +63,16 @@ def shares(data: DictConfig) -> list[float]:
 
 
 def meta_train(
-    config: DictConfig, *, stop: Callable[[], bool], listen: Callable[[Mapping[str, Any]], None]
+    config: DictConfig, *, stop: Callable[[], bool], listener: TrainingListener | None = None
 ) -> Path | None:
     """Train what ``config`` describes; the folder of the finished optimizer, or None when it was stopped before.
+
+    Beside the checkpoint, its folder gets ``report.html`` and, where TensorBoard is installed, ``tensorboard/``.
 
     Args:
         config: as composed from ``configs/meta_train.yaml``.
         stop: asked before each meta-step.
-        listen: hears of each meta-step.
+        listener: hears of the training; of several processes, the first one's.
     """
     rank = _join_processes(str(config.device))
     folder = Path(config.out)
@@ -83,39 +92,50 @@ def meta_train(
         Score(config.validation, config.renderer),
         shares(config.data),
     )
-    if trainer.progress.meta_step == 0 and rank == 0:
-        base = trainer.validate(trainer.averaged)
-        listen({"meta_step": 0, "score": base})
-        trainer.progress.best_score = base
-        trainer.progress.history.append({"meta_step": 0, "score": base})
-    best = trainer.run(stop=stop, listen=listen)
-    if trainer.progress.meta_step < trainer.settings.meta_steps:
-        return None
-    finished = folder / "optimizer"
-    if rank > 0:
-        return finished
-    found = search(
-        best,  # type: ignore[arg-type]
-        Score(config.search, config.renderer, cores()),
-        config.search.evaluations,
-        folder / "search",
-        stop=stop,
-        listen=listen,
-    )
-    if found is None:
-        return None
+    if rank == 0:
+        _lead(trainer, listener or TrainingListener(), stop, config)
+    else:
+        trainer.run(stop=stop)
+    return folder / FINISHED if trainer.finished else None
+
+
+def _lead(trainer: MetaTrainer, listener: TrainingListener, stop: Callable[[], bool], config: DictConfig) -> None:
+    """Train in the process that shows the training and writes its files."""
+    listeners = _listeners(listener, trainer.progress, config)
+    try:
+        best = trainer.run(stop=stop, listener=listeners)
+        if trainer.finished:
+            _save(best, trainer.progress, config)
+    except BaseException:
+        listeners.on_abort()
+        raise
+    listeners.on_end(Path(config.out))
+
+
+def _listeners(listener: TrainingListener, progress: Progress, config: DictConfig) -> Listeners:
+    """``listener``, and those that write files."""
+    folder = Path(config.out)
+    report = ReportWriter(folder / "report.html", command(), OmegaConf.to_yaml(config, resolve=True))
+    try:
+        return Listeners(listener, report, EventWriter(folder / "tensorboard", progress))
+    except ImportError:
+        listener.on_note("TensorBoard is not installed; for its event files: pip install 'learn2splat[tensorboard]'")
+        return Listeners(listener, report)
+
+
+def _save(optimizer: SceneOptimizer, progress: Progress, config: DictConfig) -> None:
     about = {
-        "command": ["l2s", *sys.argv[1:]],
+        "command": command(),
         "version": __version__,
         "config": OmegaConf.to_container(config, resolve=True),
-        "best_score": trainer.progress.best_score,
-        "base_score": trainer.progress.history[0].get("score"),
-        "history": [row for row in trainer.progress.history if "score" in row],
+        "best_score": progress.best_score,
+        "base_score": progress.base_score,
+        "history": [row for row in progress.history if "score" in row],
     }
     architecture = OmegaConf.to_container(config.trainee, resolve=True)
     assert isinstance(architecture, dict)
-    save_pretrained(found, architecture, finished, about)  # type: ignore[arg-type]
-    return finished
+    assert isinstance(optimizer, torch.nn.Module)
+    save_pretrained(optimizer, architecture, Path(config.out) / FINISHED, about)  # type: ignore[arg-type]
 
 
 def _join_processes(device: str) -> int:

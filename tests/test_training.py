@@ -57,6 +57,35 @@ def test_the_manifest_says_how_it_was_made(folder: Path) -> None:
     assert [row["meta_step"] for row in config["about"]["history"]] == [0, 1, 2]
 
 
+def test_paths_and_command_are_recorded_as_typed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert l2s("scene", "make", "--out", "captures/my room", "--views", "8", "--width", "32") == 0
+    typed = ["meta-train", "--out", "run", "--quiet", *SMALL, "data.procedural=0", "data.captures=['captures/my room']"]
+    monkeypatch.setattr(sys, "argv", ["/somewhere/bin/l2s", *typed])
+    assert l2s(*typed) == 0
+    manifest = (tmp_path / "run" / "optimizer" / MANIFEST).read_text()
+    about = json.loads(manifest)["config"]["about"]
+    assert about["command"] == ["l2s", *typed]
+    assert about["config"]["data"]["captures"] == ["captures/my room"]
+    for text in (manifest, (tmp_path / "run" / "report.html").read_text()):
+        assert "captures/my room" in text
+        assert str(tmp_path) not in text
+
+
+def test_without_tensorboard_training_works_and_says_how_to_get_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    assert l2s("meta-train", "--out", tmp_path / "run", *SMALL) == 0
+    assert capsys.readouterr().out.count("pip install 'learn2splat[tensorboard]'") == 1
+    assert {path.name for path in (tmp_path / "run").iterdir()} == {
+        "buffer-0",
+        "checkpoint-0",
+        "optimizer",
+        "report.html",
+    }
+
+
 def test_the_network_carries_its_rule(folder: Path) -> None:
     rule, tiny = (load_pretrained(str(folder / name / "optimizer")) for name in ("rule", "tiny"))
     assert isinstance(rule, LearnedRule)

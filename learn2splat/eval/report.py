@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import numpy as np
 from markupsafe import Markup
 from matplotlib.figure import Figure
@@ -16,7 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 from learn2splat.eval.metrics import ViewMetrics
-from learn2splat.files import write_text
+from learn2splat.page import ACCENT, svg, write_page
 
 ERROR_GAIN = 4.0
 MAX_FIGURES = 24
@@ -51,30 +50,23 @@ def write_report(
                 "error": _data_url(error),
             }
         )
-    environment = jinja2.Environment(loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True)
-    template = environment.get_template("report.html.j2")
-    page = template.render(
-        summary=summary, metrics=metrics, figures=figures, config=config, curves=Markup(curves(metrics))
-    )
-    write_text(path, page)
+    values = {"summary": summary, "metrics": metrics, "figures": figures, "config": config, "curves": curves(metrics)}
+    write_page(path, "eval/report.html.j2", **values)
 
 
-def curves(metrics: Sequence[Mapping[str, Any]]) -> str:
+def curves(metrics: Sequence[Mapping[str, Any]]) -> Markup:
     """PSNR and SSIM against steps and seconds, as inline SVG."""
     figure = Figure(figsize=(11, 3.4), layout="constrained")
     axes = figure.subplots(1, 3)
     panels = [("step", "psnr", "PSNR (dB)"), ("seconds", "psnr", "PSNR (dB)"), ("step", "ssim", "SSIM")]
     for axis, (x, y, label) in zip(axes, panels, strict=True):
-        axis.plot([row[x] for row in metrics], [row[y] for row in metrics], marker="o", markersize=3, color="#2b7bba")
+        axis.plot([row[x] for row in metrics], [row[y] for row in metrics], marker="o", markersize=3, color=ACCENT)
         axis.set_xlabel("optimisation seconds" if x == "seconds" else "steps")
         axis.set_ylabel(label)
         axis.set_xscale("symlog", linthresh=10 if x == "step" else 0.1)
         axis.set_xlim(left=0)
         axis.grid(alpha=0.3)
-    stream = io.StringIO()
-    figure.savefig(stream, format="svg", metadata={"Date": None})
-    text = stream.getvalue()
-    return text[text.index("<svg") :]
+    return svg(figure)
 
 
 def _data_url(picture: Tensor) -> str:

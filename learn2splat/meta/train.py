@@ -5,8 +5,8 @@ from __future__ import annotations
 import copy
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -16,10 +16,13 @@ from torch import Tensor
 from learn2splat import checkpoint
 from learn2splat.data.base import SceneData
 from learn2splat.meta.buffer import Buffer
-from learn2splat.meta.learner import Windows, roll_out, run_window
+from learn2splat.meta.learner import roll_out, run_window
 from learn2splat.meta.life import Life, begin, from_entry, to_entry
+from learn2splat.meta.listener import TrainingListener
 from learn2splat.meta.objective import MetaObjective
-from learn2splat.meta.tasks import TaskRanges, draw_task
+from learn2splat.meta.progress import Progress
+from learn2splat.meta.settings import TrainSettings
+from learn2splat.meta.tasks import draw_task
 from learn2splat.optim.base import SceneOptimizer
 from learn2splat.render.base import Renderer
 
@@ -32,63 +35,6 @@ class TrainableOptimizer(SceneOptimizer, Protocol):
     def perturbed(self, generator: torch.Generator) -> SceneOptimizer:
         """A copy with other step sizes, to visit states that the optimizer itself would not."""
         ...
-
-
-@dataclass(frozen=True)
-class TrainSettings:
-    """Constants of the outer loop.
-
-    Args:
-        meta_steps: updates of the weights.
-        lives_per_step: windows whose meta-gradients are averaged.
-        lr, weight_decay, clip, warm_up: of AdamW; the rate falls to zero along a cosine.
-        ema: decay of the averaged weights, which are what is validated and shipped.
-        new_life: how often a window begins a new life although the buffer is full.
-        perturbed: how often a new life first runs a while with other step sizes.
-        shortest_life, longest_life: steps after which a life ends, log-uniform; the upper end grows from 100 over the
-            first ``growth`` of training.
-        rollout_share, longest_rollout: frozen steps after a window: up to this share of the steps so far.
-        delayed: share of the meta-loss that is measured after those steps.
-        validate_every: meta-steps between two validations.
-        checkpoint_seconds: how much work a power cut may cost.
-        seed: of all randomness, together with the rank.
-    """
-
-    meta_steps: int = 600
-    lives_per_step: int = 2
-    lr: float = 1.5e-2
-    weight_decay: float = 1e-3
-    clip: float = 0.5
-    warm_up: int = 30
-    ema: float = 0.98
-    new_life: float = 0.1
-    perturbed: float = 0.25
-    shortest_life: int = 25
-    longest_life: int = 3000
-    growth: float = 0.5
-    rollout_share: float = 0.6
-    longest_rollout: int = 150
-    delayed: float = 0.5
-    validate_every: int = 100
-    checkpoint_seconds: float = 60.0
-    seed: int = 0
-    windows: Windows = field(default_factory=Windows)
-    ranges: TaskRanges = field(default_factory=TaskRanges)
-
-
-@dataclass
-class Progress:
-    """What a training has come to.
-
-    Args:
-        meta_step: updates of the weights so far.
-        best_score: of the best validation, in dB.
-        history: one row per meta-step or validation.
-    """
-
-    meta_step: int = 0
-    best_score: float = -math.inf
-    history: list[dict[str, float]] = field(default_factory=list)
 
 
 class MetaTrainer:
@@ -132,27 +78,41 @@ class MetaTrainer:
         numbers = self._restore() if self._checkpoint.exists() else []
         self.buffer = Buffer(folder / f"buffer-{self.rank}", longest=settings.longest_life, numbers=numbers)
 
+    @property
+    def finished(self) -> bool:
+        """Whether all meta-steps were taken."""
+        return self.progress.meta_step >= self.settings.meta_steps
+
     def run(
-        self,
-        *,
-        stop: Callable[[], bool] = lambda: False,
-        listen: Callable[[Mapping[str, float]], None] = lambda row: None,
+        self, *, stop: Callable[[], bool] = lambda: False, listener: TrainingListener | None = None
     ) -> SceneOptimizer:
-        """Train to the end (or until ``stop``), with checkpoints; the averaged optimizer with the best validation."""
+        """Train to the end (or until ``stop``), with checkpoints; the averaged optimizer with the best validation.
+
+        A new training begins with the validation of the untrained optimizer.
+        """
+        listener = listener or TrainingListener()
+        listener.on_start(self.progress, self.settings)
+        if not self.progress.history:
+            self._record({"meta_step": 0} | self._validate(listener), listener)
         saved = time.monotonic()
-        while self.progress.meta_step < self.settings.meta_steps and not self._any_process(stop()):
+        while not self.finished and not self._any_process(stop()):
             row = self._meta_step()
             if self.progress.meta_step % self.settings.validate_every == 0:
-                row |= {"score": self._validate()}
-            self.progress.history.append(row)
-            listen(row)
+                row |= self._validate(listener)
+            self._record(row, listener)
             if time.monotonic() - saved > self.settings.checkpoint_seconds:
                 self.save()
+                listener.on_saved()
                 saved = time.monotonic()
         self.save()
+        listener.on_saved()
         best = copy.deepcopy(self.averaged)
         best.load_state_dict(self.best)
         return best
+
+    def _record(self, row: dict[str, float], listener: TrainingListener) -> None:
+        self.progress.history.append(row)
+        listener.on_row(row)
 
     def _meta_step(self) -> dict[str, float]:
         settings, started = self.settings, time.perf_counter()
@@ -179,6 +139,7 @@ class MetaTrainer:
             "meta_step": self.progress.meta_step,
             "loss": sum(losses) / len(losses),
             "gradient_norm": norm,
+            "learning_rate": self.adamw.param_groups[0]["lr"],
             "deaths": deaths,
             "buffer": len(self.buffer),
             "seconds": time.perf_counter() - started,
@@ -239,12 +200,14 @@ class MetaTrainer:
             if lived:
                 return life
 
-    def _validate(self) -> float:
+    def _validate(self, listener: TrainingListener) -> dict[str, float]:
+        listener.on_validation()
+        started = time.perf_counter()
         score = self.validate(self.averaged) if self.rank == 0 else 0.0
         if score > self.progress.best_score and self.rank == 0:
             self.progress.best_score = score
             self.best = copy.deepcopy(self.averaged.state_dict())
-        return score
+        return {"score": score, "seconds_validation": time.perf_counter() - started}
 
     def save(self) -> None:
         """Write everything needed to go on to the same bits."""

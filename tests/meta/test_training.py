@@ -14,8 +14,9 @@ from learn2splat.data.base import PointCloud
 from learn2splat.meta.learner import Windows, death_cost, is_dead, roll_out, run_window
 from learn2splat.meta.life import Life, begin, from_entry, to_entry
 from learn2splat.meta.objective import AveragedTrajectory, Greedy, Taped
+from learn2splat.meta.settings import TrainSettings
 from learn2splat.meta.tasks import TaskRanges, crowded, draw_task, shrink, turned
-from learn2splat.meta.train import MetaTrainer, TrainSettings
+from learn2splat.meta.train import MetaTrainer
 from learn2splat.optim.base import SceneOptimizer
 from learn2splat.optim.learned.rule import LearnedRule
 from learn2splat.optim.rates import GroupRates, PowerDecay
@@ -238,6 +239,6 @@ def test_training_moves_the_weights_and_keeps_the_best(tmp_path: Path) -> None:
     before = copy.deepcopy(one.optimizer.state_dict())  # type: ignore[attr-defined]
     one.run()
     assert any(not torch.equal(t, before[n]) for n, t in one.optimizer.state_dict().items())  # type: ignore[attr-defined]
-    scores = [row["score"] for row in one.progress.history if "score" in row]
-    assert len(scores) == 2
+    steps, scores = one.progress.column("score")
+    assert steps == [0, 3, 6]
     assert one.progress.best_score == max(scores)

@@ -1,0 +1,40 @@
+"""Pages: self-contained HTML files from templates, with curves as inline SVG; readable offline."""
+
+from __future__ import annotations
+
+import io
+import shlex
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from markupsafe import Markup
+from matplotlib.figure import Figure
+
+from learn2splat.files import write_text
+
+ACCENT = "#2b7bba"
+"""Colour of curves."""
+
+
+def write_page(path: Path, template: str, **values: Any) -> None:
+    """Write a page, whole or not at all.
+
+    Args:
+        path: where to.
+        template: file below the package that extends ``page.html.j2``, for example ``eval/report.html.j2``.
+        values: what the template shows; text is escaped. The filter ``shell`` quotes a command's arguments.
+    """
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=jinja2.StrictUndefined
+    )
+    environment.filters["shell"] = shlex.join
+    write_text(path, environment.get_template(template).render(**values))
+
+
+def svg(figure: Figure) -> Markup:
+    """A figure as an element of a page, without metadata."""
+    stream = io.StringIO()
+    figure.savefig(stream, format="svg", metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
+    text = stream.getvalue()
+    return Markup(text[text.index("<svg") :])
