@@ -95,6 +95,16 @@ class SceneLoss:
             total += self.loss(image, self.photos(chosen)).loss * len(chosen) / len(views)
         return total
 
+    def psnr(self, scene: GaussianScene, views: Sequence[int]) -> float:
+        """Mean over ``views`` of the peak signal-to-noise ratio in dB, of renderings clamped to 0..1."""
+        total = 0.0
+        for index, cameras in self.cameras.take(list(views)).groups_by_size():
+            with torch.no_grad():
+                image = self.renderer.render(scene, cameras, background=self.background).image.clamp(0, 1)
+            errors = (image - self.photos([views[i] for i in index.tolist()])).square().flatten(1).double().mean(dim=1)
+            total += float((-10 * errors.clamp_min(1e-12).log10()).sum())
+        return total / len(views)
+
     def _group(
         self, views: list[int], scene: GaussianScene, batch_views: int, request: GradientRequest
     ) -> LossGradient:

@@ -16,6 +16,7 @@ from learn2splat.config import build
 from learn2splat.data.base import SceneData
 from learn2splat.data.sources import load_scene
 from learn2splat.errors import UserError
+from learn2splat.meta.estimator import TaskSource
 from learn2splat.meta.listener import Listeners, TrainingListener
 from learn2splat.meta.progress import Progress
 from learn2splat.meta.report import ReportWriter
@@ -76,21 +77,19 @@ def meta_train(
     """
     rank = _join_processes(str(config.device))
     folder = Path(config.out)
-    renderer = build(config.renderer)
     with torch.random.fork_rng():
         torch.manual_seed(config.train.seed)  # initial weights
         optimizer = build(config.trainee)
     if config.rule is not None:
         optimizer.rule.load_state_dict(load_pretrained(str(config.rule)).state_dict())
+    scenes = Scenes(scene_names(config.data), config.data.max_size)
+    tasks = TaskSource(scenes, build(config.ranges), shares(config.data))
     trainer = MetaTrainer(
         optimizer,
-        build(config.objective),
-        renderer,
-        Scenes(scene_names(config.data), config.data.max_size),
+        build(config.estimator, tasks=tasks, renderer=build(config.renderer)),
         build(config.train),
         folder,
         Score(config.validation, config.renderer),
-        shares(config.data),
     )
     if rank == 0:
         _lead(trainer, listener or TrainingListener(), stop, config)

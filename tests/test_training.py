@@ -34,8 +34,8 @@ SMALL = [
     "validation.steps=[2,4]",
     "train.meta_steps=2",
     "train.validate_every=1",
-    "train.longest_rollout=2",
-    "train.lives_per_step=1",
+    "estimator.settings.longest_rollout=2",
+    "train.samples=1",
 ]
 
 

@@ -66,7 +66,7 @@ def write_training_report(
         name=path.resolve().parent.name,
         validations=[row | {"loss": smooth.get(row["meta_step"], math.nan)} for row in rows],
         deaths=int(deaths),
-        death_share=deaths / max(1, len(steps) * settings.lives_per_step),
+        death_share=deaths / max(1, len(steps) * settings.samples),
         time=clock(progress.seconds),
         curves=curves(progress),
     )

@@ -1,40 +1,26 @@
-"""The outer loop: lives from a buffer or new, windows, weight updates, validation, checkpoints."""
+"""The outer loop: estimates of the meta-gradient, weight updates, validation, checkpoints."""
 
 from __future__ import annotations
 
 import copy
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from learn2splat import checkpoint
-from learn2splat.data.base import SceneData
-from learn2splat.meta.buffer import Buffer
-from learn2splat.meta.learner import roll_out, run_window
-from learn2splat.meta.life import Life, begin, from_entry, to_entry
+from learn2splat.meta.estimator import Estimator, TrainableOptimizer
 from learn2splat.meta.listener import TrainingListener
-from learn2splat.meta.objective import MetaObjective
 from learn2splat.meta.progress import Progress
 from learn2splat.meta.settings import TrainSettings
-from learn2splat.meta.tasks import draw_task
 from learn2splat.optim.base import SceneOptimizer
-from learn2splat.render.base import Renderer
 
 CHECKPOINT_KIND = "meta-training"
-
-
-class TrainableOptimizer(SceneOptimizer, Protocol):
-    """A `SceneOptimizer` that is a `torch.nn.Module` too."""
-
-    def perturbed(self, generator: torch.Generator) -> SceneOptimizer:
-        """A copy with other step sizes, to visit states that the optimizer itself would not."""
-        ...
 
 
 class MetaTrainer:
@@ -42,10 +28,7 @@ class MetaTrainer:
 
     Args:
         optimizer: a `TrainableOptimizer`.
-        objective: judges windows.
-        renderer: for all lives.
-        scenes: to draw tasks from.
-        shares: how often each scene is drawn, relative to the others; equally often when empty.
+        estimator: of the meta-gradient.
         settings: constants.
         folder: of this training; a folder that holds one is resumed.
         validate: score in dB of an optimizer by full rollouts; higher is better.
@@ -54,19 +37,15 @@ class MetaTrainer:
     def __init__(
         self,
         optimizer: TrainableOptimizer,
-        objective: MetaObjective,
-        renderer: Renderer,
-        scenes: Sequence[SceneData],
+        estimator: Estimator,
         settings: TrainSettings,
         folder: Path,
         validate: Callable[[SceneOptimizer], float],
-        shares: Sequence[float] = (),
     ) -> None:
         assert isinstance(optimizer, torch.nn.Module)
         self.rank, self.world = _rank_and_world()
-        self.optimizer, self.objective, self.renderer = optimizer, objective, renderer
-        self.scenes, self.settings, self.folder, self.validate = scenes, settings, folder, validate
-        self.shares = torch.tensor(list(shares) or [1.0] * len(self.scenes))
+        self.optimizer, self.estimator = optimizer, estimator
+        self.settings, self.folder, self.validate = settings, folder, validate
         self.generator = torch.Generator().manual_seed(settings.seed * 1000 + self.rank)
         self.averaged = copy.deepcopy(optimizer).eval()
         self.best = copy.deepcopy(self.averaged.state_dict())
@@ -75,8 +54,8 @@ class MetaTrainer:
         )
         self.progress = Progress()
         self._checkpoint = folder / f"checkpoint-{self.rank}"
-        numbers = self._restore() if self._checkpoint.exists() else []
-        self.buffer = Buffer(folder / f"buffer-{self.rank}", longest=settings.longest_life, numbers=numbers)
+        entries = self._restore() if self._checkpoint.exists() else None
+        estimator.open(folder / f"buffer-{self.rank}", entries)
 
     @property
     def finished(self) -> bool:
@@ -116,32 +95,16 @@ class MetaTrainer:
 
     def _meta_step(self) -> dict[str, float]:
         settings, started = self.settings, time.perf_counter()
-        assert isinstance(self.optimizer, torch.nn.Module)
-        self.optimizer.train()
         self.adamw.zero_grad()
-        losses, deaths = [], 0
-        for _ in range(settings.lives_per_step):
-            life = self._life()
-            steps = settings.windows.length(life.step)
-            longest = min(settings.longest_rollout, int(settings.rollout_share * (life.step + steps)))
-            ahead = self._integer(longest + 1)
-            result = run_window(life, steps, ahead, self.objective, settings.delayed, self._integer(2**31))
-            if result.loss.requires_grad:
-                (result.loss / settings.lives_per_step).backward()
-            losses.append(float(result.loss.detach()))
-            deaths += result.died
-            if not result.died and life.step < life.ends_at:
-                self.buffer.insert(to_entry(life))
+        share = self.progress.meta_step / max(1, settings.meta_steps)
+        found = self.estimator.accumulate(self.optimizer, settings.samples, share, self.generator)
         norm = self._update()
-        self.optimizer.eval()
         self.progress.meta_step += 1
         return {
             "meta_step": self.progress.meta_step,
-            "loss": sum(losses) / len(losses),
+            **found,
             "gradient_norm": norm,
             "learning_rate": self.adamw.param_groups[0]["lr"],
-            "deaths": deaths,
-            "buffer": len(self.buffer),
             "seconds": time.perf_counter() - started,
         }
 
@@ -170,36 +133,6 @@ class MetaTrainer:
                 old.lerp_(new, 1 - decay)
         return norm
 
-    def _life(self) -> Life:
-        settings = self.settings
-        full = len(self.buffer) >= self.buffer.capacity
-        if not full or self._uniform() < settings.new_life:
-            return self._new_life()
-        drawn = self.buffer.draw(self.generator)
-        if drawn is None:
-            return self._new_life()
-        number, entry = drawn
-        self.buffer.remove(number)
-        return from_entry(entry, self.optimizer, self.renderer)
-
-    def _new_life(self) -> Life:
-        settings = self.settings
-        grown = min(1.0, self.progress.meta_step / max(1, settings.growth * settings.meta_steps))
-        longest = math.exp(math.log(100) + grown * (math.log(settings.longest_life) - math.log(100)))
-        low, high = math.log(settings.shortest_life), math.log(longest)
-        while True:
-            ends_at = round(math.exp(low + (high - low) * self._uniform()))
-            scene = self.scenes[int(torch.multinomial(self.shares, 1, generator=self.generator))]
-            task = draw_task(scene, settings.ranges, self.generator)
-            life = begin(task, self.optimizer, self.renderer, ends_at)
-            if self._uniform() >= settings.perturbed:
-                return life
-            life.rollout.optimizer = self.optimizer.perturbed(self.generator)
-            lived = roll_out(life, round(math.exp(math.log(max(2, ends_at)) * self._uniform())))
-            life.rollout.optimizer = self.optimizer
-            if lived:
-                return life
-
     def _validate(self, listener: TrainingListener) -> dict[str, float]:
         listener.on_validation()
         started = time.perf_counter()
@@ -217,12 +150,12 @@ class MetaTrainer:
         tensors |= {f"best/{name}": tensor for name, tensor in self.best.items()}
         for index, state in self.adamw.state_dict()["state"].items():
             tensors |= {f"adamw/{index}/{name}": tensor for name, tensor in state.items()}
-        config = {"progress": asdict(self.progress), "buffer": sorted(self.buffer.steps), "world": self.world}
+        config = {"progress": asdict(self.progress), "entries": self.estimator.entries(), "world": self.world}
         checkpoint.save(self._checkpoint, CHECKPOINT_KIND, tensors, config)
-        self.buffer.commit()
+        self.estimator.commit()
 
     def _restore(self) -> list[int]:
-        """Load the checkpoint; the numbers of the buffer's entries."""
+        """Load the checkpoint; the entries of the estimator that belong to it."""
         tensors, config = checkpoint.load(self._checkpoint, CHECKPOINT_KIND)
 
         def under(prefix: str) -> dict[str, Tensor]:
@@ -239,7 +172,7 @@ class MetaTrainer:
         self.adamw.load_state_dict({"state": states, "param_groups": self.adamw.state_dict()["param_groups"]})
         self.generator.set_state(tensors["generator"])
         self.progress = Progress(**config["progress"])
-        return [int(number) for number in config["buffer"]]
+        return [int(number) for number in config["entries"]]
 
     def _any_process(self, flag: bool) -> bool:
         """Whether ``flag`` is set in any process: all of them stop together."""
@@ -248,12 +181,6 @@ class MetaTrainer:
         flags = torch.tensor(float(flag))
         torch.distributed.all_reduce(flags)
         return bool(flags > 0)
-
-    def _uniform(self) -> float:
-        return float(torch.rand((), generator=self.generator))
-
-    def _integer(self, end: int) -> int:
-        return int(torch.randint(end, (), generator=self.generator))
 
 
 def _rank_and_world() -> tuple[int, int]:

@@ -62,7 +62,7 @@ def test_points_of_a_training_without_a_checkpoint_are_purged(tmp_path: Path) ->
 
 
 def write(path: Path, progress: Progress, meta_steps: int = 100) -> str:
-    settings = TrainSettings(meta_steps=meta_steps, lives_per_step=2)
+    settings = TrainSettings(meta_steps=meta_steps, samples=2)
     command = ["l2s", "meta-train", "data.captures=[captures/my room]", "<b>"]
     write_training_report(path, progress, settings, command, "train: {seed: 7}")
     return path.read_text()

@@ -11,12 +11,14 @@ import torch
 
 from learn2splat.cameras import Cameras
 from learn2splat.data.base import PointCloud
+from learn2splat.meta.estimator import TaskSource
 from learn2splat.meta.learner import Windows, death_cost, is_dead, roll_out, run_window
 from learn2splat.meta.life import Life, begin, from_entry, to_entry
 from learn2splat.meta.objective import AveragedTrajectory, Greedy, Taped
 from learn2splat.meta.settings import TrainSettings
 from learn2splat.meta.tasks import TaskRanges, crowded, draw_task, shrink, turned
 from learn2splat.meta.train import MetaTrainer
+from learn2splat.meta.windows import LifeSettings, WindowEstimator
 from learn2splat.optim.base import SceneOptimizer
 from learn2splat.optim.learned.rule import LearnedRule
 from learn2splat.optim.rates import GroupRates, PowerDecay
@@ -25,16 +27,8 @@ from learn2splat.scene.gaussians import GaussianScene
 from tests.test_rollout import capture
 
 RANGES = TaskRanges(gaussians=(20, 30), long_side=(24, 32), sh_degrees=(1,), batch_views=(2,), share_random_init=1.0)
-SETTINGS = TrainSettings(
-    meta_steps=6,
-    lives_per_step=1,
-    validate_every=3,
-    longest_life=120,
-    longest_rollout=3,
-    windows=Windows(((10, 2),), 3),
-    ranges=RANGES,
-    checkpoint_seconds=1e9,
-)
+SETTINGS = TrainSettings(meta_steps=6, samples=1, validate_every=3, checkpoint_seconds=1e9)
+LIVES = LifeSettings(longest_life=120, longest_rollout=3, windows=Windows(((10, 2),), 3))
 
 
 def rule(scale: float = 5.0) -> LearnedRule:
@@ -212,7 +206,8 @@ def test_death_costs_and_smaller_steps_cost_less() -> None:
 
 
 def trainer(folder: Path, settings: TrainSettings = SETTINGS) -> MetaTrainer:
-    return MetaTrainer(rule(), AveragedTrajectory(), ReferenceRenderer(), [capture()], settings, folder, score)
+    tasks, renderer = TaskSource([capture()], RANGES), ReferenceRenderer()
+    return MetaTrainer(rule(), WindowEstimator(tasks, renderer, AveragedTrajectory(), LIVES), settings, folder, score)
 
 
 def test_resumed_training_is_the_same_to_the_bit(tmp_path: Path) -> None:
@@ -231,7 +226,7 @@ def test_resumed_training_is_the_same_to_the_bit(tmp_path: Path) -> None:
     assert isinstance(best, LearnedRule)
     assert isinstance(resumed, LearnedRule)
     assert torch.equal(best.log_step, resumed.log_step)
-    assert straight.buffer.steps == second.buffer.steps
+    assert straight.estimator.entries() == second.estimator.entries()
 
 
 def test_training_moves_the_weights_and_keeps_the_best(tmp_path: Path) -> None:

@@ -116,20 +116,23 @@ class LearnedRule(torch.nn.Module):
             other.log_step[:, :hats] += shift + 0.4 * torch.randn(len(GROUPS), 1, generator=generator)
         return other
 
-    def coarse(self) -> dict[str, dict[str, Tensor]]:
-        """Shifts of a group's step as a whole, of its late part, and of their dependence on the number of views."""
-        hats = len(self.log_knots)
-        ramp = [(knot - math.log(50)) / math.log(20) for knot in self.log_knots]
-        late = [min(1.0, max(0.0, share)) for share in ramp]  # none up to 50 steps, all of it from 1,000
-        shapes = {"step": [1.0] * hats, "late": late}
-        none = [0.0] * hats
-        found = {}
-        for views in (False, True):
-            for kind, shape in shapes.items():
-                for row, group in enumerate(GROUPS):
-                    shift = torch.zeros_like(self.log_step, requires_grad=False)
-                    shift[row] = torch.tensor(none + shape if views else shape + none)
-                    found[f"{group} {kind}{' by views' if views else ''}"] = {"log_step": shift}
+    def coarse(self) -> list[dict[str, Tensor]]:
+        """Shifts of the constants of one group over some span of log-time, of a size that clearly shows."""
+        late = [min(1.0, max(0.0, (knot - math.log(50)) / math.log(20))) for knot in self.log_knots]
+        early = [min(1.0, max(0.0, 1 - (knot - math.log(10)) / math.log(10))) for knot in self.log_knots]
+        whole, none = [1.0] * len(late), [0.0] * len(late)
+        steps = [(0.25, early, none), (0.25, whole, none), (0.25, late, none), (0.18, none, whole), (0.18, none, late)]
+        found = [
+            {"log_step": _row_of(self.log_step, row, [size * share for share in (*span, *by_views)])}
+            for row in range(len(GROUPS))
+            for size, span, by_views in steps
+        ]
+        found += [
+            {"weight": _row_of(self.weight, (row, column), [0.15 * share for share in span])}
+            for row in range(len(GROUPS))
+            for column in range(len(DIRECTIONS))
+            for span in (whole, late)
+        ]
         return found
 
     def init(self, scene: GaussianScene) -> OptimizerState:
@@ -218,6 +221,13 @@ class LearnedRule(torch.nn.Module):
             for moment, tensor in zip(MOMENTS, moments, strict=True)
         }
         return GaussianScene(*(update for update, _ in results)), rows
+
+
+def _row_of(parameter: Tensor, row: int | tuple[int, int], values: Sequence[float]) -> Tensor:
+    """Zeros in the shape of ``parameter``, but for one row."""
+    filled = torch.zeros_like(parameter, requires_grad=False)
+    filled[row] = torch.tensor(values).to(filled)
+    return filled
 
 
 def _descent(weight: Tensor) -> Tensor:

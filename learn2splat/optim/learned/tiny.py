@@ -61,11 +61,6 @@ class LearnedGain(torch.nn.Module):
         other.rule = self.rule.perturbed(generator).requires_grad_(False)
         return other
 
-    def coarse(self) -> dict[str, dict[str, Tensor]]:
-        """Those of the rule."""
-        found = self.rule.coarse().items()
-        return {name: {f"rule.{parameter}": t for parameter, t in shifts.items()} for name, shifts in found}
-
     def init(self, scene: GaussianScene) -> OptimizerState:
         state = self.rule.init(scene)
         rows = {
