@@ -80,6 +80,8 @@ def meta_train(
     with torch.random.fork_rng():
         torch.manual_seed(config.train.seed)  # initial weights
         optimizer = build(config.trainee)
+    if config.start is not None:
+        optimizer.load_state_dict(load_pretrained(str(config.start)).state_dict())
     if config.rule is not None:
         optimizer.rule.load_state_dict(load_pretrained(str(config.rule)).state_dict())
     scenes = Scenes(scene_names(config.data), config.data.max_size)

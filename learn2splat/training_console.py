@@ -138,7 +138,7 @@ def _facts(progress: Progress, settings: TrainSettings) -> list[Text]:
         "loss": f"{lately('loss'):+.4f}",
         "gradient norm": f"{lately('gradient_norm'):.3f}",
         "s per meta-step": f"{lately('seconds'):.2f}",
-        "samples per second": f"{settings.samples / max(lately('seconds'), 1e-9):.2f}",
+        "samples/s": f"{settings.samples / max(lately('seconds'), 1e-9):.2f}",
         "lives in buffer": f"{progress.history[-1]['buffer']:.0f}",
         "deaths": f"{sum(deaths):.0f} ({sum(deaths[-RECENT:]):.0f} lately)",
     }

@@ -54,7 +54,7 @@ def test_the_panel_fits_every_width(progress: Progress, width: int) -> None:
 @pytest.mark.parametrize("width", [40, 80, 120])
 def test_the_panel_has_the_numbers(width: int) -> None:
     text = " ".join(drawn(training(45), width).split())
-    facts = ["45/105", "0:02:18 left", "gradient norm 0.250", "s per meta-step 2.00", "samples per second 2.00"]
+    facts = ["45/105", "0:02:18 left", "gradient norm 0.250", "s per meta-step 2.00", "samples/s 2.00"]
     facts += [
         "lives in buffer 20",
         "deaths 11 (11 lately)",
