@@ -117,6 +117,7 @@ class RuleParameter(ctypes.Structure):
         ("width", c_int32),
         ("groups", c_int32),
         ("group_ends", c_int32 * 2),
+        ("products", c_void_p),
     )
 
 

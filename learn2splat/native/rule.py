@@ -12,6 +12,8 @@ from torch import Tensor
 from learn2splat.native import loader
 
 MOMENTS = ("m", "m_slow", "v", "v_fast")
+BLOCK_ROWS = 32
+"""Rows whose inner products are summed together; as in csrc/rule.cpp."""
 WEIGHTS = ("slow", "newest", "neighbours", "fast_scale", "shared_scale")
 
 
@@ -42,8 +44,10 @@ def rule_step(
     count: int,
     decays: Mapping[str, float],
     damping: float,
-) -> list[tuple[Tensor, list[Tensor]]]:
-    """(update, new moments) of each parameter; nothing is changed in place.
+) -> list[tuple[Tensor, list[Tensor], Tensor]]:
+    """(update, new moments, inner products) of each parameter; nothing is changed in place.
+
+    The last are [groups, 3] float64: <g, m>, <g, g> and <m, m>, with m before the step, summed over each group.
 
     Args:
         parameters: all that share the Gaussians of ``neighbours``.
@@ -73,7 +77,9 @@ def rule_step(
         ends = [end for i, end in enumerate(p.group_ends) if i == 0 or end > p.group_ends[i - 1]]
         structure.group_ends[: len(ends)] = ends
         structure.groups = len(ends)
-        results.append((update, moments))
+        blocks = torch.empty(-(-p.grad.shape[0] // BLOCK_ROWS), len(ends), 3, dtype=torch.float64)
+        structure.products = blocks.data_ptr()
+        results.append((update, moments, blocks))
         alive.append((inputs, base, columns, rows))
     constants = loader.RuleConstants(
         **decays,
@@ -93,4 +99,4 @@ def rule_step(
         neighbours.shape[1],
         loader.thread_count(work // 4),
     )
-    return results
+    return [(update, moments, blocks.sum(dim=0)) for update, moments, blocks in results]

@@ -37,13 +37,13 @@ def source() -> TaskSource:
 def test_each_direction_moves_the_constants_of_one_group() -> None:
     one = rule()
     directions = one.coarse()
-    assert len(directions) == len(GROUPS) * (5 + 2 * len(DIRECTIONS))
+    assert len(directions) == len(GROUPS) * (7 + 2 * len(DIRECTIONS))
     for index, direction in enumerate(directions):
         amounts = [2.0 * (index == other) for other in range(len(directions))]
         moved = shifted(one, directions, amounts)
         assert isinstance(moved, LearnedRule)
         ((name, unit),) = direction.items()
-        for parameter in ("log_step", "weight"):
+        for parameter in ("log_step", "weight", "feedback"):
             difference = getattr(moved, parameter) - getattr(one, parameter)
             torch.testing.assert_close(difference, 2 * unit if parameter == name else 0 * difference)
             assert int((difference.flatten(1).abs().sum(dim=1) > 0).sum()) <= 1

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from hypothesis import given
@@ -144,3 +146,47 @@ def test_neighbours_equal_brute_force() -> None:
     assert nearest_neighbours(means[:3], 6).tolist()[0][:2] == nearest_neighbours(means[:3], 6).tolist()[0][2:4]
     assert nearest_neighbours(means[:1], 6).tolist() == [[0] * 6]
     assert nearest_neighbours(means[:0], 6).shape == (0, 6)
+
+
+@pytest.mark.parametrize("degree", [0, 1])
+@pytest.mark.parametrize("plain", [True, False])
+def test_inner_products_are_summed_over_each_group(degree: int, plain: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    if plain:
+        monkeypatch.setattr(native, "library", lambda: None)
+    rule, scene = trained(), random_scene(75, degree=degree)
+    state, grads = rule.init(scene), [random_scene(75, seed=seed, degree=degree) for seed in (5, 6)]
+    for step, grad in enumerate(grads):
+        _, state = rule.update(grad, state, scene, context(step, 75))
+    momentum = grads[0].map(lambda g: (1 - rule.decays.m) * g)  # before the second gradient
+    for row, group in enumerate(GROUPS):
+        if group.startswith("sh"):
+            part = slice(0, 1) if group == "sh0" else slice(1, None)
+            g, m = grads[1].sh[:, part].double(), momentum.sh[:, part].double()
+            old = grads[0].sh[:, part].double()
+        else:
+            g, m = getattr(grads[1], group).double(), getattr(momentum, group).double()
+            old = getattr(grads[0], group).double()
+        newest = torch.stack([(g * m).sum(), (g * g).sum(), (m * m).sum()])
+        before = torch.stack([old.sum() * 0, (old * old).sum(), old.sum() * 0])  # no momentum at the first step
+        expected = 0.1 * newest + 0.9 * 0.1 * before
+        torch.testing.assert_close(state.shared["products"][row], expected, rtol=1e-4, atol=1e-6)
+
+
+def test_feedback_follows_the_persistence_of_the_gradient() -> None:
+    """Equal gradients persist; alternating ones do not: with positive feedback the former make longer steps."""
+    rule, scene = LearnedRule(RATES, SCHEDULE), random_scene(20)
+    grad = random_scene(20, seed=3)
+    sizes = {}
+    for feedback in (0.0, 1.0):
+        for alternating in (False, True):
+            with torch.no_grad():
+                rule.feedback.fill_(feedback)
+            state = rule.init(scene)
+            for step in range(30):
+                sign = -1.0 if alternating and step % 2 else 1.0
+                update, state = rule.update(grad.map(lambda g, s=sign: s * g), state, scene, context(step, 20))
+            sizes[feedback, alternating] = float(update.quats.abs().mean())
+    assert sizes[1.0, False] == pytest.approx(
+        sizes[0.0, False] * math.e ** (2.5 * math.tanh(1 / 2.5)), rel=3e-2
+    )  # nearly 1
+    assert sizes[1.0, True] < sizes[0.0, True]

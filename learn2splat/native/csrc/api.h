@@ -128,6 +128,7 @@ struct L2sRuleParameter {
     int32_t width;              // at most 64
     int32_t groups;             // groups of columns that share a second moment: 1 or 2
     int32_t group_ends[2];      // end column of each, ascending
+    double* products;           // [rows / 32 rounded up, groups, 3] sums of g m, g g and m m, with m before the step
 };
 
 struct L2sRuleConstants {

@@ -12,15 +12,34 @@ namespace {
 constexpr int64_t kBlockRows = 32;
 constexpr int32_t kMaxWidth = 64;
 
+// Adds a row's <g, m>, <g, g> and <m, m> to those of its groups.
+void add_products(const L2sRuleParameter& p, const float* grad, const float* m, double* products) {
+    for (int32_t begin = 0, group = 0; group < p.groups; begin = p.group_ends[group++]) {
+        float across = 0, squared = 0, squared_m = 0;
+#pragma omp simd reduction(+ : across, squared, squared_m)
+        for (int32_t i = begin; i < p.group_ends[group]; ++i) {
+            across += grad[i] * m[i];
+            squared += grad[i] * grad[i];
+            squared_m += m[i] * m[i];
+        }
+        products[3 * group] += across;
+        products[3 * group + 1] += squared;
+        products[3 * group + 2] += squared_m;
+    }
+}
+
 // Moments, base direction and everything of the mixture that needs no neighbours, for `rows` rows from `first`.
 void mix_own(const L2sRuleParameter& p, const L2sRuleConstants& c, int64_t first, int64_t rows) {
     const int32_t width = p.width;
     float shared[kMaxWidth];
+    double* products = p.products + first / kBlockRows * p.groups * 3;
+    for (int32_t i = 0; i < p.groups * 3; ++i) products[i] = 0;
     for (int64_t row = first; row < first + rows; ++row) {
         const int64_t at = row * width;
         const float *grad = p.grad + at, *m = p.m + at, *m_slow = p.m_slow + at, *v = p.v + at, *v_fast = p.v_fast + at;
         float *m_out = p.m_out + at, *m_slow_out = p.m_slow_out + at, *v_out = p.v_out + at;
         float *v_fast_out = p.v_fast_out + at, *base = p.base + at, *mixed = p.update + at;
+        add_products(p, grad, m, products);
 #pragma omp simd
         for (int32_t i = 0; i < width; ++i) {
             m_out[i] = first_moment(m[i], grad[i], c.m);

@@ -17,9 +17,10 @@ TINY = 1e-20
 PER_GROUP = ("newest", "signal", "slow_signal", "scale", "agreement")
 """Features per parameter group: log |g| / sqrt(v); |m| / sqrt(v); |m_slow| / sqrt(v); log sqrt(v) relative to the
 median Gaussian; share of the gradient on which the views agree."""
-PER_GAUSSIAN = ("size_px", "elongation", "size_per_spacing", "opacity", "seen", "spacing_px")
+PER_GAUSSIAN = ("size_px", "elongation", "size_per_spacing", "opacity", "seen", "spacing_px", "seen_by")
 """Features per Gaussian: logarithms of size in pixels, longest / shortest axis, size / distance to neighbours; the
-logit of the opacity; share of recent steps in which it was drawn; logarithm of the distance to neighbours in pixels."""
+logit of the opacity; share of recent steps in which it was drawn; logarithm of the distance to neighbours in pixels;
+logarithm of about how many training views see it: what few views see is over-fitted first."""
 GLOBAL = ("step", "views", "progress", "batch")
 """Features of the run: log step, log number of training views, log running loss / first loss, log views per step."""
 COUNT = len(PER_GROUP) * len(GROUPS) + len(PER_GAUSSIAN) + len(GLOBAL)
@@ -97,6 +98,7 @@ def features(scene: GaussianScene, evidence: Evidence, context: StepContext, dec
         scene.logit_opacities / 4,
         evidence.seen,
         (spacing - footprint) / 3,
+        torch.log1p(evidence.seen * context.train_views) - 2,
     ]
     of_run = torch.tensor(
         [

@@ -19,6 +19,7 @@ from learn2splat.optim.learned.moments import (
     MomentDecays,
     advance,
     as_columns,
+    as_matrix,
     directions,
     group_slices,
 )
@@ -30,6 +31,9 @@ USUAL_VIEWS = 24.0
 """Number of training views at which the dependence on it vanishes."""
 MAX_LOG_STEP = 2.5
 """A group's step stays within exp(+-2.5) of the base."""
+PERSISTENCE_MEMORY = 0.9
+"""Decay per step of the inner products that persistence is made of."""
+TINY = 1e-60
 OPPOSED = 0.8
 """Negative weights may take away this share of what the base and the positive weights add, so that it stays descent."""
 
@@ -51,9 +55,11 @@ class LearnedRule(torch.nn.Module):
     """Steps along a learned mixture of momentum and preconditioner directions.
 
     The update of parameter p in group g is ``-rate_g(t) e^{s_g} (b + sum_j w_gj b_j)``, with b the base direction
-    (m + damping g) / sqrt(v), b_j those of `DIRECTIONS`, and s, w piecewise linear in log(1 + t); s has a part
-    proportional to the logarithm of the number of training views besides. With all constants zero it is Adam with
-    ``rates``, ``schedule`` and ``damping``. In training mode updates are differentiable in the constants.
+    (m + damping g) / sqrt(v), b_j those of `DIRECTIONS`, and s, w piecewise linear in log(1 + t). Besides, s has a part
+    proportional to the logarithm of the number of training views, and one proportional to the group's persistence: the
+    running correlation of the newest gradient with the momentum, which is low where batches disagree or steps are too
+    long. With all constants zero it is Adam with ``rates``, ``schedule`` and ``damping``. In training mode updates are
+    differentiable in the constants.
 
     Args:
         rates: base step sizes.
@@ -78,16 +84,24 @@ class LearnedRule(torch.nn.Module):
         self.log_knots = [math.log1p(step) for step in knots]
         self.log_step = torch.nn.Parameter(torch.zeros(len(GROUPS), 2 * len(knots)))
         self.weight = torch.nn.Parameter(torch.zeros(len(GROUPS), len(DIRECTIONS), len(knots)))
+        self.feedback = torch.nn.Parameter(torch.zeros(len(GROUPS), len(knots)))
 
     @property
     def needs(self) -> frozenset[Need]:
         return self.rates.needs | {Need.NEIGHBOURS}
 
-    def constants(self, context: StepContext) -> StepConstants:
-        """The constants at this step; differentiable in the module's parameters."""
+    def constants(self, context: StepContext, persistence: Tensor | None = None) -> StepConstants:
+        """The constants at this step; differentiable in the module's parameters.
+
+        Args:
+            context: gives the step and the number of training views.
+            persistence: [groups] running correlations, -1..1; zero when not given.
+        """
         hats = self._hats(context.step).to(self.log_step)
         views = max(-2.5, min(1.5, math.log(context.train_views / USUAL_VIEWS)))
         log_step = self.log_step @ torch.cat([hats, views * hats])
+        if persistence is not None:
+            log_step = log_step + (self.feedback @ hats) * persistence.to(log_step)
         log_step = MAX_LOG_STEP * torch.tanh(log_step / MAX_LOG_STEP)
         weight = _descent(self.weight @ hats)
         factor = dict(zip(GROUPS, log_step.exp(), strict=True))
@@ -128,6 +142,11 @@ class LearnedRule(torch.nn.Module):
             for size, span, by_views in steps
         ]
         found += [
+            {"feedback": _row_of(self.feedback, row, [0.5 * share for share in span])}
+            for row in range(len(GROUPS))
+            for span in (whole, late)
+        ]
+        found += [
             {"weight": _row_of(self.weight, (row, column), [0.15 * share for share in span])}
             for row in range(len(GROUPS))
             for column in range(len(DIRECTIONS))
@@ -140,7 +159,8 @@ class LearnedRule(torch.nn.Module):
         rows: dict[str, Tensor] = {}
         for moment in MOMENTS:
             rows |= as_rows(moment, zeros)
-        return OptimizerState(rows, {"count": torch.zeros((), dtype=torch.int64)})
+        products = torch.zeros(len(GROUPS), 3, dtype=torch.float64)
+        return OptimizerState(rows, {"count": torch.zeros((), dtype=torch.int64), "products": products})
 
     def update(
         self, grads: GaussianScene, state: OptimizerState, scene: GaussianScene, context: StepContext
@@ -149,14 +169,18 @@ class LearnedRule(torch.nn.Module):
             raise ValueError("LearnedRule needs StepContext.neighbours")
         count = int(state.shared["count"]) + 1
         rates = base_rates(self.rates, self.schedule, scene, context)
+        across, squared, squared_m = state.shared["products"].T
+        constants = self.constants(context, across / (squared * squared_m).sqrt().clamp_min(TINY))
         if self.training and torch.is_grad_enabled():
-            update, rows = self._plain(grads, state, count, context.neighbours, rates, self.constants(context))
+            update, rows, newest = self._plain(grads, state, count, context.neighbours, rates, constants)
         else:
             with torch.no_grad():
                 fused = native.library() is not None and scene.means.device.type == "cpu"
                 step = self._fused if fused and scene.means.dtype == torch.float32 else self._plain
-                update, rows = step(grads, state, count, context.neighbours, rates, self.constants(context))
-        return update, OptimizerState(rows, {"count": torch.tensor(count, dtype=torch.int64)})
+                update, rows, newest = step(grads, state, count, context.neighbours, rates, constants)
+        products = PERSISTENCE_MEMORY * state.shared["products"] + (1 - PERSISTENCE_MEMORY) * newest
+        shared = {"count": torch.tensor(count, dtype=torch.int64), "products": products}
+        return update, OptimizerState(rows, shared)
 
     def reindex(self, state: OptimizerState, lineage: Lineage) -> OptimizerState:
         return state.take(lineage)
@@ -169,21 +193,23 @@ class LearnedRule(torch.nn.Module):
         neighbours: Tensor,
         rates: Mapping[str, Tensor],
         constants: StepConstants,
-    ) -> tuple[GaussianScene, dict[str, Tensor]]:
-        """The update and the new moments, in torch on any device and in any precision."""
+    ) -> tuple[GaussianScene, dict[str, Tensor], Tensor]:
+        """The update, the new moments and `inner_products`, in torch on any device and in any precision."""
         factor = as_columns(constants.factor, grads)
         weights = {name: as_columns(values, grads) for name, values in constants.weights.items()}
         updates: list[Tensor] = []
+        products: list[Tensor] = []
         rows: dict[str, Tensor] = {}
         for name, grad in grads.items():
             moments = advance({moment: state.rows[f"{moment}.{name}"] for moment in MOMENTS}, grad, self.decays)
             rows |= {f"{moment}.{name}": tensor for moment, tensor in moments.items()}
             groups = group_slices(name, grads.sh.shape[1])
+            products += inner_products(grad, state.rows[f"m.{name}"], groups)
             base, others = directions(moments, grad, count, neighbours, groups, self.decays, self.damping)
             mixed = base + sum(weights[j][name].to(grad) * direction for j, direction in others.items())
             rate = rates[name] * factor[name].to(grad)
             updates.append((-rate * mixed).view_as(grad))
-        return GaussianScene(*updates), rows
+        return GaussianScene(*updates), rows, torch.stack(products)
 
     def _fused(
         self,
@@ -193,7 +219,7 @@ class LearnedRule(torch.nn.Module):
         neighbours: Tensor,
         rates: Mapping[str, Tensor],
         constants: StepConstants,
-    ) -> tuple[GaussianScene, dict[str, Tensor]]:
+    ) -> tuple[GaussianScene, dict[str, Tensor], Tensor]:
         """The same in the compiled library."""
         factor = as_columns(constants.factor, grads)
         weights = {name: as_columns(values, grads) for name, values in constants.weights.items()}
@@ -217,10 +243,19 @@ class LearnedRule(torch.nn.Module):
         results = rule_step(parameters, neighbours, count, vars(self.decays), self.damping)
         rows = {
             f"{moment}.{name}": tensor
-            for (name, _), (_, moments) in zip(grads.items(), results, strict=True)
+            for (name, _), (_, moments, _) in zip(grads.items(), results, strict=True)
             for moment, tensor in zip(MOMENTS, moments, strict=True)
         }
-        return GaussianScene(*(update for update, _ in results)), rows
+        products = torch.cat([found for _, _, found in results])
+        missing = torch.zeros(len(GROUPS) - len(products), 3, dtype=torch.float64)  # of shN, without view dependence
+        return GaussianScene(*(update for update, _, _ in results)), rows, torch.cat([products, missing])
+
+
+def inner_products(grad: Tensor, momentum: Tensor, groups: Mapping[str, slice]) -> list[Tensor]:
+    """For each group [3] float64: <g, m>, <g, g> and <m, m> over all its numbers."""
+    g, m = as_matrix(grad).detach(), as_matrix(momentum).detach()
+    columns = torch.stack([(g * m).sum(dim=0), (g * g).sum(dim=0), (m * m).sum(dim=0)]).double().cpu()
+    return [columns[:, part].sum(dim=1) for part in groups.values()]
 
 
 def _row_of(parameter: Tensor, row: int | tuple[int, int], values: Sequence[float]) -> Tensor:
