@@ -3,7 +3,7 @@
     python scripts/shifts.py --rows shifts.sqlite --optimizers learned-rule --scenes ../shared/scenes/banana \\
         procedural:seed=300000,views=24,width=128
 
-Each shift is run for the optimizers and for `adam-tuned`, which was chosen without it; the table has the mean difference
+Each shift is run for the optimizers and for `adam-tuned`, chosen without it; the table has the mean difference
 of held-out PSNR over scenes, and how many runs failed. Scenes are separated by blanks: a specification has commas.
 """
 

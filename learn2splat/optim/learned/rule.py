@@ -141,16 +141,11 @@ class LearnedRule(torch.nn.Module):
             for row in range(len(GROUPS))
             for size, span, by_views in steps
         ]
+        found += [{"feedback": _row_of(self.feedback, row, [0.5] * len(late))} for row in range(len(GROUPS))]
         found += [
-            {"feedback": _row_of(self.feedback, row, [0.5 * share for share in span])}
-            for row in range(len(GROUPS))
-            for span in (whole, late)
-        ]
-        found += [
-            {"weight": _row_of(self.weight, (row, column), [0.15 * share for share in span])}
+            {"weight": _row_of(self.weight, (row, column), [0.15] * len(late))}
             for row in range(len(GROUPS))
             for column in range(len(DIRECTIONS))
-            for span in (whole, late)
         ]
         return found
 
