@@ -20,11 +20,15 @@ from tests.conftest import random_scene
 COUNT = 9
 POSITIONS = random_scene(64, seed=77).means
 OPTIMIZERS = [*choices("optimizer"), *choices("trainee")]
+AT_REST = ["l2s-faithful"]
+"""Untrained these move nothing, by their publication; all other trainees are `adam-tuned`."""
 
 
 def make(name: str) -> SceneOptimizer:
     if name in choices("trainee"):
-        return build(compose("meta_train", [f"trainee={name}"]).trainee).eval()
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            return build(compose("meta_train", [f"trainee={name}"]).trainee).eval()
     return build(compose("optimize", [f"optimizer={name}", "scene=none"]).optimizer)
 
 
@@ -93,7 +97,7 @@ def test_shapes_and_types_are_kept_and_arguments_untouched(name: str, dtype: tor
     for parameter, tensor in update.items():
         assert tensor.shape == getattr(scene, parameter).shape
         assert tensor.dtype == dtype, parameter
-        assert float(tensor.abs().max()) > 0, f"{parameter} does not move"
+        assert (float(tensor.abs().max()) > 0) == (name not in AT_REST), parameter
     for key, rows in new_state.rows.items():
         assert rows.shape[0] == COUNT, key
 
@@ -174,7 +178,7 @@ def test_unknown_keys_are_refused_by_name(name: str) -> None:
         compose(top, [f"{group}={name}", f"{group}.no_such_setting=1"])
 
 
-@pytest.mark.parametrize("name", choices("trainee"))
+@pytest.mark.parametrize("name", [name for name in choices("trainee") if name not in AT_REST])
 def test_untrained_learned_optimizers_are_tuned_adam_to_the_bit(name: str) -> None:
     scene = random_scene(COUNT, dtype=torch.float32)
     base, rule = make("adam-tuned"), make(name)
