@@ -57,7 +57,7 @@ def scene_names(data: DictConfig) -> list[str]:
     return [str(Path(capture).expanduser()) for capture in data.captures] + made
 
 
-def validation(config: DictConfig, renderer: Renderer) -> Callable[[SceneOptimizer], float]:
+def validation(config: DictConfig, renderer: Renderer, device: str = "cpu") -> Callable[[SceneOptimizer], float]:
     """A score: held-out PSNR of full rollouts, averaged over scenes and over log-spaced steps, in dB."""
     budgets = Budgets(steps=tuple(config.steps))
     names = scene_names(config)
@@ -75,7 +75,8 @@ def validation(config: DictConfig, renderer: Renderer) -> Callable[[SceneOptimiz
         for task in tasks:
             if task.scene not in loaded:
                 loaded[task.scene] = load_scene(task.scene, max_size=task.max_size, test_every=task.test_every)
-            run_task(task, [Method("candidate", lambda: optimizer, "")], budgets, store, renderer, loaded[task.scene])
+            method = Method("candidate", lambda: optimizer, "")
+            run_task(task, [method], budgets, store, renderer, loaded[task.scene], device)
         rows = store.rows()
         found = [per_scene(rows, "candidate", "steps", step).values() for step in budgets.steps]
         return sum(sum(values) / len(values) for values in found) / len(found)
@@ -93,7 +94,8 @@ def meta_train(
         stop: asked before each meta-step.
         listen: hears of each meta-step.
     """
-    rank = _join_processes(str(config.device))
+    device = str(config.device)
+    rank = _join_processes(device)
     folder = Path(config.out)
     renderer = build(config.renderer)
     with torch.random.fork_rng():
@@ -108,7 +110,8 @@ def meta_train(
         Scenes(scene_names(config.data), config.data.max_size),
         build(config.train),
         folder,
-        validation(config.validation, renderer),
+        validation(config.validation, renderer, device),
+        device,
     )
     if trainer.progress.meta_step == 0 and rank == 0:
         base = trainer.validate(trainer.averaged)
@@ -139,6 +142,8 @@ def _join_processes(device: str) -> int:
     """Join the group that ``torchrun`` started, if any; the rank of this process."""
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         return 0
+    if device == "cuda":
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     if not torch.distributed.is_initialized():
-        torch.distributed.init_process_group("nccl" if device == "cuda" else "gloo")
+        torch.distributed.init_process_group("cpu:gloo,cuda:nccl" if device == "cuda" else "gloo")
     return torch.distributed.get_rank()

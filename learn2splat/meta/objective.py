@@ -120,7 +120,7 @@ class Greedy:
     """The published objective's credit: each update is judged at the very next step only.
 
     With ``uphill`` > 0 an update against the gradient's sign costs extra, as in Learn2Splat's delta loss. Its stability
-    loss is left out: it compares each view's loss before and after an update, and the batches of two steps share no views.
+    loss is left out: it compares each view's loss before and after an update, but batches of two steps differ in views.
     """
 
     def __init__(self, held_views: int = 4, uphill: float = 0.0) -> None:

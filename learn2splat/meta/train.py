@@ -100,6 +100,7 @@ class MetaTrainer:
         settings: constants.
         folder: of this training; a folder that holds one is resumed.
         validate: score in dB of an optimizer by full rollouts; higher is better.
+        device: where lives are optimised.
     """
 
     def __init__(
@@ -111,10 +112,11 @@ class MetaTrainer:
         settings: TrainSettings,
         folder: Path,
         validate: Callable[[SceneOptimizer], float],
+        device: torch.device | str = "cpu",
     ) -> None:
         assert isinstance(optimizer, torch.nn.Module)
         self.rank, self.world = _rank_and_world()
-        self.optimizer, self.objective, self.renderer = optimizer, objective, renderer
+        self.optimizer, self.objective, self.renderer, self.device = optimizer.to(device), objective, renderer, device
         self.scenes, self.settings, self.folder, self.validate = list(scenes), settings, folder, validate
         self.generator = torch.Generator().manual_seed(settings.seed * 1000 + self.rank)
         self.averaged = copy.deepcopy(optimizer).eval()
@@ -218,7 +220,7 @@ class MetaTrainer:
             return self._new_life()
         number, entry = drawn
         self.buffer.remove(number)
-        return from_entry(entry, self.optimizer, self.renderer)
+        return from_entry(entry, self.optimizer, self.renderer, self.device)
 
     def _new_life(self) -> Life:
         settings = self.settings
@@ -228,7 +230,7 @@ class MetaTrainer:
         while True:
             ends_at = round(math.exp(low + (high - low) * self._uniform()))
             task = draw_task(self.scenes[self._integer(len(self.scenes))], settings.ranges, self.generator)
-            life = begin(task, self.optimizer, self.renderer, ends_at)
+            life = begin(task, self.optimizer, self.renderer, ends_at, self.device)
             if self._uniform() >= settings.perturbed:
                 return life
             life.rollout.optimizer = self.optimizer.perturbed(self.generator)

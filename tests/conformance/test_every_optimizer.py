@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,16 @@ import torch
 
 from learn2splat import checkpoint
 from learn2splat.config import BadConfigError, build, choices, compose
-from learn2splat.optim.base import CLUSTERS, NEIGHBOURS, Need, OptimizerState, SceneOptimizer, StepContext, apply_update
+from learn2splat.optim.base import (
+    CLUSTERS,
+    NEIGHBOURS,
+    Need,
+    OptimizerState,
+    SceneOptimizer,
+    StepContext,
+    apply_update,
+    to_device,
+)
 from learn2splat.scene.clusters import clusters
 from learn2splat.scene.gaussians import GaussianScene
 from learn2splat.scene.lineage import Lineage
@@ -53,6 +63,13 @@ def context(optimizer: SceneOptimizer, step: int, order: torch.Tensor, dtype: to
         neighbours=nearest_neighbours(POSITIONS[order], NEIGHBOURS) if Need.NEIGHBOURS in optimizer.needs else None,
         clusters=clusters(POSITIONS[order], CLUSTERS) if Need.CLUSTERS in optimizer.needs else None,
     )
+
+
+def moved(context: StepContext, device: str) -> StepContext:
+    """The same with all tensors on ``device``."""
+    entries = {entry.name: getattr(context, entry.name) for entry in fields(context)}
+    on_device = {name: v.to(device) for name, v in entries.items() if isinstance(v, torch.Tensor | GaussianScene)}
+    return replace(context, **on_device)
 
 
 def steps(
@@ -156,6 +173,22 @@ def test_saved_and_resumed_is_the_same_to_the_bit(name: str, tmp_path: Path) -> 
     assert_equal(straight, resumed)
     assert_states_equal(straight_state.rows, resumed_state.rows)
     assert_states_equal(straight_state.shared, resumed_state.shared)
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+@pytest.mark.parametrize("training", [False, True])
+def test_everything_stays_on_the_scenes_device_and_no_step_waits_for_it(name: str, training: bool) -> None:
+    """The meta device refuses to mix with the CPU and has no values to hand out."""
+    optimizer, order = make(name), torch.arange(COUNT)
+    to_device(optimizer, "meta")
+    if isinstance(optimizer, torch.nn.Module):
+        optimizer.train(training)
+    scene, grads = random_scene(COUNT).to("meta"), random_scene(COUNT).to("meta")
+    state = optimizer.init(scene)
+    on_cpu = context(optimizer, 0, order, torch.float64)
+    for step in range(2):
+        update, state = optimizer.update(grads, state, scene, moved(replace(on_cpu, step=step), "meta"))
+        assert {tensor.device.type for tensor in (*update.tensors(), *state.rows.values())} == {"meta"}
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)

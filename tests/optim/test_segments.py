@@ -55,7 +55,9 @@ def test_the_sorted_path_equals_the_plain_one_with_torch_scatter() -> None:
 
 def test_sums_are_differentiable() -> None:
     values, segments = rows(6)
-    assert torch.autograd.gradcheck(lambda v: segment_mean(segment_sum(v, segments, 7), segments), values.requires_grad_())
+    assert torch.autograd.gradcheck(
+        lambda v: segment_mean(segment_sum(v, segments, 7), segments), values.requires_grad_()
+    )
 
 
 def test_chunks_bound_what_is_evaluated_at_once_but_for_a_graph() -> None:

@@ -31,10 +31,10 @@ CYCLES = 1e4
 class FaithfulOptimizer(torch.nn.Module):
     """A recurrent transformer replaces the update rule: no step sizes, no schedule, no time.
 
-    Gradients are normalised by Adam's moments with a step count per Gaussian; the network maps parameters, latent state and
-    normalised gradients to a change and a new latent state; the change is added and clamped to `LIMITS`. In training mode
-    Gaussians without a gradient keep parameters, moments, count and latent state, and updates and latent state are
-    differentiable in the weights; the moments are constants. Untrained, nothing within `LIMITS` moves.
+    Gradients are normalised by Adam's moments with a step count per Gaussian; the network maps parameters, latent
+    state and normalised gradients to a change and a new latent state; the new parameters are clamped to `LIMITS`. In
+    training mode Gaussians without a gradient keep parameters, moments, count and latent state, and updates and latent
+    state are differentiable in the weights; moments are constants. Untrained, nothing within `LIMITS` moves.
 
     What differs from the publication: the latent state starts from `scattered_normals` instead of a random draw; the
     neighbours are those of `StepContext`, renewed every so many steps in training too; Gaussians without a gradient are

@@ -13,7 +13,7 @@ length then has the derivative TINY / TINY = 1."""
 
 
 class KnnBlock(nn.Module):
-    """Attention of each Gaussian over its nearest ones (one head, no position code), then an MLP; both pre-norm residual.
+    """Attention of each Gaussian over its nearest ones (one head, no position code), then an MLP; pre-norm residual.
 
     Args:
         width: of the state.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from learn2splat.optim.base import CLUSTERS
 from learn2splat.optim.learned.chunks import by_chunks
 from learn2splat.optim.learned.segments import segment_mean, segment_sum
 
@@ -50,8 +51,7 @@ class PointBlock(nn.Module):
 
     def _pool(self, hidden: Tensor, clusters: Tensor) -> Tensor:
         pooled = self.pool(hidden)
-        number = int(clusters.max()) + 1 if len(clusters) else 1
-        sums = segment_sum(pooled, clusters, number)
+        sums = segment_sum(pooled, clusters, CLUSTERS)
         of_cluster = segment_mean(sums, clusters)[clusters]
         of_scene = sums.sum(dim=0) / max(1, len(hidden))
         return self.unpool(torch.cat([of_cluster, of_scene.expand_as(of_cluster)], dim=1))
@@ -91,7 +91,7 @@ class PointTransformer(nn.Module):
             features: [N, inputs].
             neighbours: [N, k] rows.
             geometry: [N, k, 2] distance to the neighbour and its size, both in the Gaussian's own units, logarithms.
-            clusters: [N] cluster of each Gaussian, 0..C-1.
+            clusters: [N] cluster of each Gaussian, 0..CLUSTERS-1.
         """
         hidden, rows = nn.functional.silu(self.embed(features)), neighbours.long()
         for block in self.blocks:

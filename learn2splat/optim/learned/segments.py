@@ -37,14 +37,19 @@ def segment_mean(sums: Tensor, segments: Tensor) -> Tensor:
         sums: [S, C] from `segment_sum`.
         segments: [N] as given to it.
     """
-    return sums / torch.bincount(segments, minlength=len(sums)).clamp_min(1)[:, None]
+    return sums / _sizes(segments, len(sums)).clamp_min(1)[:, None]
 
 
 def sum_sorted(values: Tensor, segments: Tensor, count: int, sorted_sum: SortedSum) -> Tensor:
     """`segment_sum` by sorting and ``sorted_sum``."""
     order = segments.argsort(stable=True)
-    ends = torch.bincount(segments, minlength=count).cumsum(0)
-    return sorted_sum(values[order], torch.nn.functional.pad(ends, (1, 0)))
+    pointers = torch.nn.functional.pad(_sizes(segments, count).cumsum(0), (1, 0))
+    return sorted_sum(values[order], pointers)
+
+
+def _sizes(segments: Tensor, count: int) -> Tensor:
+    """[count] int64 rows of each segment; unlike ``bincount`` it does not wait for the device."""
+    return segments.new_zeros(count).index_add(0, segments, torch.ones_like(segments))
 
 
 @cache

@@ -1,4 +1,4 @@
-"""`l2s-tiny` and `l2s-base`: a point transformer that scales the learned rule's steps per Gaussian and parameter group."""
+"""`l2s-tiny`, `l2s-base`: a point transformer that scales the learned rule's steps per Gaussian and parameter group."""
 
 from __future__ import annotations
 
@@ -52,9 +52,7 @@ class LearnedGain(torch.nn.Module):
             raise ValueError(f"every={every}: give 1 or more")
         self.rule = rule.eval().requires_grad_(False)
         self.every, self.dense_until, self.latent = every, dense_until, latent
-        self.network = PointTransformer(
-            COUNT + latent, len(GROUPS) + latent, width, attention, heads, pooled, blocks
-        )
+        self.network = PointTransformer(COUNT + latent, len(GROUPS) + latent, width, attention, heads, pooled, blocks)
 
     def train(self, mode: bool = True) -> LearnedGain:
         """The rule stays in evaluation mode: it is not trained here."""
