@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from learn2splat.cameras import Cameras
-from learn2splat.optim.base import CLUSTERS, NEIGHBOURS, Need, OptimizerState, SceneOptimizer, StepContext
+from learn2splat.optim.base import CLUSTERS, NEIGHBOURS, Need, OptimizerState, SceneOptimizer, StepContext, to_device
 from learn2splat.scene.clusters import clusters
 from learn2splat.scene.footprint import pixel_footprint_world
 from learn2splat.scene.gaussians import GaussianScene
@@ -85,6 +85,7 @@ class TorchSceneOptimizer:
         self._geometry: dict[str, Tensor] = {}
         self._step = 0
         scene = self._scene({name: parameter.detach() for name, parameter in self._parameters().items()})
+        to_device(optimizer, scene.means.device)
         self._store(self.optimizer.init(scene))
 
     @torch.no_grad()

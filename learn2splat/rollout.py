@@ -15,7 +15,16 @@ import torch
 from torch import Tensor
 
 from learn2splat.data.views import ViewSampler
-from learn2splat.optim.base import CLUSTERS, NEIGHBOURS, Need, OptimizerState, SceneOptimizer, StepContext, apply_update
+from learn2splat.optim.base import (
+    CLUSTERS,
+    NEIGHBOURS,
+    Need,
+    OptimizerState,
+    SceneOptimizer,
+    StepContext,
+    apply_update,
+    to_device,
+)
 from learn2splat.render.base import GradientRequest
 from learn2splat.scene.clusters import clusters
 from learn2splat.scene.footprint import pixel_footprint_world
@@ -159,6 +168,7 @@ class Rollout:
         if set(probe) & set(train):
             raise ValueError(f"probe views {sorted(set(probe) & set(train))} are optimised on; leave them out of train")
         self.probe = list(probe)
+        to_device(optimizer, scene_loss.device)
         self.scene_loss, self.train, self.optimizer, self.sampler = scene_loss, list(train), optimizer, sampler
         self.state, self.horizon = state, horizon
         self.train_cameras = scene_loss.cameras.take(self.train)

@@ -75,7 +75,8 @@ def meta_train(
         stop: asked before each meta-step.
         listener: hears of the training; of several processes, the first one's.
     """
-    rank = _join_processes(str(config.device))
+    device = str(config.device)
+    rank = _join_processes(device)
     folder = Path(config.out)
     with torch.random.fork_rng():
         torch.manual_seed(config.train.seed)  # initial weights
@@ -88,10 +89,11 @@ def meta_train(
     tasks = TaskSource(scenes, build(config.ranges), shares(config.data))
     trainer = MetaTrainer(
         optimizer,
-        build(config.estimator, tasks=tasks, renderer=build(config.renderer)),
+        build(config.estimator, tasks=tasks, renderer=build(config.renderer), device=device),
         build(config.train),
         folder,
-        Score(config.validation, config.renderer),
+        Score(config.validation, config.renderer, device=device),
+        device,
     )
     if rank == 0:
         _lead(trainer, listener or TrainingListener(), stop, config)
@@ -143,6 +145,8 @@ def _join_processes(device: str) -> int:
     """Join the group that ``torchrun`` started, if any; the rank of this process."""
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         return 0
+    if device == "cuda":
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     if not torch.distributed.is_initialized():
-        torch.distributed.init_process_group("nccl" if device == "cuda" else "gloo")
+        torch.distributed.init_process_group("cpu:gloo,cuda:nccl" if device == "cuda" else "gloo")
     return torch.distributed.get_rank()

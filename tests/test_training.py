@@ -41,11 +41,12 @@ SMALL = [
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A rule and a network on top of it, each trained for two steps."""
+    """A rule, a network on top of it and the published network, each trained for two steps."""
     folder = tmp_path_factory.mktemp("meta")
     assert l2s("meta-train", "--out", folder / "rule", "--quiet", *SMALL) == 0
     rule = f"rule={folder / 'rule' / 'optimizer'}"
     assert l2s("meta-train", "--out", folder / "tiny", "--quiet", "trainee=l2s-tiny", rule, *SMALL) == 0
+    assert l2s("meta-train", "--out", folder / "faithful", "--quiet", "experiment=faithful", *SMALL) == 0
     return folder
 
 
@@ -94,14 +95,14 @@ def test_the_network_carries_its_rule(folder: Path) -> None:
     assert not tiny.training
 
 
-@pytest.mark.parametrize("name", ["rule", "tiny"])
+@pytest.mark.parametrize("name", ["rule", "tiny", "faithful"])
 def test_a_trained_optimizer_optimises_and_resumes(folder: Path, name: str, tmp_path: Path) -> None:
     arguments = ["--scene", SCENE, "--max-gaussians", "100", "--sh-degree", "1", "--quiet"]
     arguments += ["--optimizer", str(folder / name / "optimizer"), "--steps", "6"]
     assert l2s("optimize", *arguments, "--out", tmp_path / "straight") == 0
     assert l2s("optimize", *arguments[:-1], "3", "--out", tmp_path / "cut") == 0
     assert l2s("optimize", "--resume", "--steps", "6", "--quiet", "--out", tmp_path / "cut") == 0
-    # the horizon differs, but neither optimizer looks at it
+    # the horizon differs, but none of these optimizers looks at it
     assert (tmp_path / "cut" / "point_cloud.ply").read_bytes() == (
         tmp_path / "straight" / "point_cloud.ply"
     ).read_bytes()
@@ -153,3 +154,10 @@ def test_experiments_compose() -> None:
     tiny = compose("meta_train", ["experiment=tiny", "train.lr=1e-4"])
     assert isinstance(build(tiny.trainee), LearnedGain)
     assert (tiny.out, tiny.train.lr) == ("outputs/meta/l2s-tiny", 1e-4)
+    faithful = compose("meta_train", ["experiment=faithful"])
+    assert sum(p.numel() for p in build(faithful.trainee).parameters()) == 115_189
+    assert (build(faithful.objective).uphill, faithful.train.lr) == (1.0, 1e-3)
+    assert {build(faithful.train).windows.length(step) for step in (0, 50, 5000)} == {6}
+    large = compose("meta_train", ["experiment=gpu"])
+    assert isinstance(build(large.trainee), LearnedGain)
+    assert (large.device, build(large.train).ranges.gaussians) == ("cuda", [10_000, 100_000])

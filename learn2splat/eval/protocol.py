@@ -11,6 +11,8 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 
+import torch
+
 from learn2splat.data.base import SceneData
 from learn2splat.data.sources import load_scene
 from learn2splat.data.views import RandomViews, choose_views, probe_views
@@ -104,6 +106,7 @@ def run_task(
     store: RowStore,
     renderer: Renderer,
     data: SceneData | None = None,
+    device: torch.device | str = "cpu",
 ) -> None:
     """Run all methods that are not in the store yet, in turn, and store their rows.
 
@@ -114,6 +117,7 @@ def run_task(
         store: receives the rows of each method once it is through.
         renderer: one for all.
         data: the scene of the task, when it is loaded already.
+        device: where to optimise.
     """
     for method in methods:
         store.register(method.name, method.digest)
@@ -125,7 +129,7 @@ def run_task(
     scene = initial_scene(
         data, train, task.init, sh_degree=task.sh_degree, max_gaussians=task.max_gaussians, seed=task.seed
     )
-    loss = SceneLoss(data, renderer, PhotometricLoss())
+    loss = SceneLoss(data, renderer, PhotometricLoss(), device=device)
     active = [_begin(method, loss, train, scene, task, budgets) for method in missing]
     while active:
         for run in list(active):
@@ -140,7 +144,7 @@ def _begin(
     optimizer = method.build()
     train, probe = probe_views(train) if method.guard else (train, [])
     sampler = RandomViews(loss.data.cameras, train, task.batch_views, task.seed)
-    state = RolloutState.start(scene, optimizer, method.average)
+    state = RolloutState.start(scene.to(loss.device), optimizer, method.average)
     steps = max(budgets.steps)
     rollout = Rollout(loss, train, optimizer, sampler, state, horizon=steps, probe=probe)
     run = _Run(method, rollout, rollout.run(steps), due_steps=list(budgets.steps), due_seconds=list(budgets.seconds))

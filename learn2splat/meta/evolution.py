@@ -47,6 +47,7 @@ class Evolution:
         marks: steps at which a rollout is scored, as far as it goes, and at its end.
         held_views: held-out views to score on, at most.
         sigma: size of a perturbation along each direction, in its units.
+        device: where to optimise.
     """
 
     def __init__(
@@ -58,7 +59,9 @@ class Evolution:
         marks: Sequence[int] = (10, 20, 50, 100, 200, 350, 500, 700, 1000, 1400, 2000, 3000),
         held_views: int = 8,
         sigma: float = 1.0,
+        device: str = "cpu",
     ) -> None:
+        self.device = device
         self.tasks, self.renderer, self.shortest, self.longest = tasks, renderer, shortest, longest
         self.marks, self.held_views, self.sigma = tuple(marks), held_views, sigma
 
@@ -97,7 +100,7 @@ class Evolution:
 
     def score(self, optimizer: SceneOptimizer, task: Task, steps: int) -> tuple[float, bool]:
         """Mean PSNR of the averaged scene on held-out views over log-spaced steps, and whether the scene died."""
-        life = begin(task, optimizer, self.renderer, steps)
+        life = begin(task, optimizer, self.renderer, steps, self.device)
         generator = torch.Generator().manual_seed(task.seed)
         held = [life.held[i] for i in torch.randperm(len(life.held), generator=generator)[: self.held_views].tolist()]
         marks = [mark for mark in self.marks if mark < steps] + [steps]

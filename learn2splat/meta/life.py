@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from learn2splat.cameras import Cameras
@@ -46,12 +47,14 @@ class Life:
         return list(self.rollout.scene_loss.data.test)
 
 
-def begin(task: Task, optimizer: SceneOptimizer, renderer: Renderer, ends_at: int) -> Life:
+def begin(
+    task: Task, optimizer: SceneOptimizer, renderer: Renderer, ends_at: int, device: torch.device | str = "cpu"
+) -> Life:
     """A life at its first step."""
-    loss = SceneLoss(task.data, renderer, PhotometricLoss(), task.background)
+    loss = SceneLoss(task.data, renderer, PhotometricLoss(), task.background, device)
     train = list(task.data.train)
     sampler = RandomViews(task.data.cameras, train, task.batch_views, task.seed)
-    state = RolloutState.start(task.initial, optimizer)
+    state = RolloutState.start(task.initial.to(device), optimizer)
     return Life(Rollout(loss, train, optimizer, sampler, state), ends_at, task.data.name)
 
 
@@ -76,7 +79,7 @@ def to_entry(life: Life) -> Entry:
     return Entry(life.step, tensors, about)
 
 
-def from_entry(entry: Entry, optimizer: SceneOptimizer, renderer: Renderer) -> Life:
+def from_entry(entry: Entry, optimizer: SceneOptimizer, renderer: Renderer, device: torch.device | str = "cpu") -> Life:
     """The inverse of `to_entry`."""
     about = entry.numbers
     photos = _under("photo/", entry.tensors)
@@ -89,10 +92,11 @@ def from_entry(entry: Entry, optimizer: SceneOptimizer, renderer: Renderer) -> L
         train=about["train"],
         test=about["test"],
     )
-    loss = SceneLoss(data, renderer, PhotometricLoss(), entry.tensors["background"])
+    loss = SceneLoss(data, renderer, PhotometricLoss(), entry.tensors["background"], device)
     sampler = RandomViews(data.cameras, about["train"], about["sampler"]["batch"], seed=0)
     sampler.load_state_dict({**about["sampler"], "generator": entry.tensors["generator"]})
-    state = unpack_rollout(_under("state/", entry.tensors), about["rollout"])
+    tensors = {name: tensor.to(device) for name, tensor in _under("state/", entry.tensors).items()}
+    state = unpack_rollout(tensors, about["rollout"])
     return Life(Rollout(loss, about["train"], optimizer, sampler, state), about["ends_at"], about["origin"])
 
 

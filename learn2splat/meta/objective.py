@@ -19,6 +19,9 @@ from learn2splat.rollout import Rollout
 from learn2splat.scene.gaussians import GaussianScene
 from learn2splat.scene.lineage import Lineage
 
+AT_REST = 1e-8
+"""Updates of a smaller mean size are judged as if they had this one: an optimizer may start from moving nothing."""
+
 
 @dataclass(frozen=True)
 class TapedStep:
@@ -108,15 +111,16 @@ class AveragedTrajectory:
         credit = ahead
         for step in reversed(tape):
             gained = gained + _inner(step.update, credit)
-            size = size + _inner(step.update.detach().map(torch.abs), credit.map(torch.abs))
+            size = size + _size(step.update, credit)
             credit = _discounted(credit, ahead, step.grads, self.discount, later)
-        return gained / size.clamp_min(1e-30)
+        return gained / size
 
 
 class Greedy:
     """The published objective's credit: each update is judged at the very next step only.
 
-    With ``uphill`` > 0 an update against the gradient's sign costs extra, as in Learn2Splat's delta loss.
+    With ``uphill`` > 0 an update against the gradient's sign costs extra, as in Learn2Splat's delta loss. Its stability
+    loss is left out: it compares each view's loss before and after an update, but batches of two steps differ in views.
     """
 
     def __init__(self, held_views: int = 4, uphill: float = 0.0) -> None:
@@ -132,8 +136,8 @@ class Greedy:
             if self.uphill:
                 against = step.update.map(lambda u, g: (u * g.sign()).clamp_min(0), step.grads)
                 gained = gained + self.uphill * _inner(against, credit.map(torch.abs))
-            size = size + _inner(step.update.detach().map(torch.abs), credit.map(torch.abs))
-        return gained / size.clamp_min(1e-30)
+            size = size + _size(step.update, credit)
+        return gained / size
 
 
 def _some(views: Sequence[int], count: int, generator: torch.Generator) -> list[int]:
@@ -146,6 +150,13 @@ def _inner(one: GaussianScene, two: GaussianScene) -> Tensor:
     for a, b in zip(one.tensors(), two.tensors(), strict=True):
         total = total + (a * b).sum()
     return total
+
+
+def _size(update: GaussianScene, credit: GaussianScene) -> Tensor:
+    """What `_inner` would be if all signs agreed; constant, and never zero."""
+    weights = credit.map(torch.abs)
+    at_rest = AT_REST * torch.stack([tensor.sum() for tensor in weights.tensors()]).sum()
+    return torch.maximum(_inner(update.detach().map(torch.abs), weights), at_rest).clamp_min(1e-30)
 
 
 def _discounted(

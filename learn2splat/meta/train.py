@@ -32,6 +32,7 @@ class MetaTrainer:
         settings: constants.
         folder: of this training; a folder that holds one is resumed.
         validate: score in dB of an optimizer by full rollouts; higher is better.
+        device: where lives are optimised.
     """
 
     def __init__(
@@ -41,10 +42,11 @@ class MetaTrainer:
         settings: TrainSettings,
         folder: Path,
         validate: Callable[[SceneOptimizer], float],
+        device: torch.device | str = "cpu",
     ) -> None:
         assert isinstance(optimizer, torch.nn.Module)
         self.rank, self.world = _rank_and_world()
-        self.optimizer, self.estimator = optimizer, estimator
+        self.optimizer, self.estimator = optimizer.to(device), estimator
         self.settings, self.folder, self.validate = settings, folder, validate
         self.generator = torch.Generator().manual_seed(settings.seed * 1000 + self.rank)
         self.averaged = copy.deepcopy(optimizer).eval()

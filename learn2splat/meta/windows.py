@@ -50,11 +50,18 @@ class WindowEstimator:
         renderer: for all lives.
         objective: judges windows.
         settings: constants.
+        device: where to optimise.
     """
 
     def __init__(
-        self, tasks: TaskSource, renderer: Renderer, objective: MetaObjective, settings: LifeSettings = LifeSettings()
+        self,
+        tasks: TaskSource,
+        renderer: Renderer,
+        objective: MetaObjective,
+        settings: LifeSettings = LifeSettings(),
+        device: str = "cpu",
     ) -> None:
+        self.device = device
         self.tasks, self.renderer, self.objective, self.settings = tasks, renderer, objective, settings
 
     def open(self, folder: Path, entries: Collection[int] | None) -> None:
@@ -97,7 +104,7 @@ class WindowEstimator:
             return self._new_life(optimizer, progress, generator)
         number, entry = drawn
         self.buffer.remove(number)
-        return from_entry(entry, optimizer, self.renderer)
+        return from_entry(entry, optimizer, self.renderer, self.device)
 
     def _new_life(self, optimizer: TrainableOptimizer, progress: float, generator: torch.Generator) -> Life:
         settings = self.settings
@@ -106,7 +113,7 @@ class WindowEstimator:
         low, high = math.log(settings.shortest_life), math.log(longest)
         while True:
             ends_at = round(math.exp(low + (high - low) * _uniform(generator)))
-            life = begin(self.tasks.draw(generator), optimizer, self.renderer, ends_at)
+            life = begin(self.tasks.draw(generator), optimizer, self.renderer, ends_at, self.device)
             if _uniform(generator) >= settings.perturbed:
                 return life
             life.rollout.optimizer = optimizer.perturbed(generator)

@@ -107,6 +107,12 @@ class SceneOptimizer(Protocol):
         ...
 
 
+def to_device(optimizer: SceneOptimizer, device: torch.device | str) -> None:
+    """Move the weights of a learned optimizer to where the scene is; others have none."""
+    if isinstance(optimizer, torch.nn.Module):
+        optimizer.to(device)
+
+
 def apply_update(scene: GaussianScene, update: GaussianScene) -> GaussianScene:
     """scene + update."""
     return scene.map(torch.add, update)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import torch
 
 from learn2splat.cameras import Cameras
 from learn2splat.data.base import PointCloud
-from learn2splat.meta.estimator import TaskSource
+from learn2splat.meta.estimator import TaskSource, TrainableOptimizer
 from learn2splat.meta.learner import Windows, death_cost, is_dead, roll_out, run_window
 from learn2splat.meta.life import Life, begin, from_entry, to_entry
 from learn2splat.meta.objective import AveragedTrajectory, Greedy, Taped
@@ -20,6 +21,7 @@ from learn2splat.meta.tasks import TaskRanges, crowded, draw_task, shrink, turne
 from learn2splat.meta.train import MetaTrainer
 from learn2splat.meta.windows import LifeSettings, WindowEstimator
 from learn2splat.optim.base import SceneOptimizer
+from learn2splat.optim.learned.faithful import FaithfulOptimizer
 from learn2splat.optim.learned.rule import LearnedRule
 from learn2splat.optim.rates import GroupRates, PowerDecay
 from learn2splat.render.reference import ReferenceRenderer
@@ -181,6 +183,40 @@ def test_crowded_points_keep_the_given_ones_and_stay_beside_them() -> None:
     assert float(distance[40:].min()) > 0
 
 
+def test_an_optimizer_that_starts_from_rest_is_told_where_to_go() -> None:
+    """Untrained, `l2s-faithful` moves nothing: credit is then relative to moves of `AT_REST`, and finite."""
+    task = draw_task(capture(), RANGES, torch.Generator().manual_seed(0))
+    small = replace(task.initial, log_scales=task.initial.log_scales.clamp(max=1.0))  # within its limits
+    task = replace(task, initial=small)
+    for objective in (AveragedTrajectory(), Greedy(uphill=1.0)):
+        optimizer = FaithfulOptimizer(width=8, attention=4, hidden=8, blocks=1).train()
+        one = begin(task, optimizer, ReferenceRenderer(), ends_at=100)
+        result = run_window(one, 3, 0, objective, 0.0, seed=1)
+        assert_equal(one.rollout.state.scene, task.initial)
+        assert float(result.loss.detach()) == 0
+        result.loss.backward()
+        grad = optimizer.network.head[-1].weight.grad
+        assert isinstance(grad, torch.Tensor)
+        assert bool(torch.isfinite(grad).all())
+        assert float(grad[:-1].abs().max()) > 0
+
+
+def test_the_published_network_trains(tmp_path: Path) -> None:
+    """Two meta-steps: the first teaches directions alone, the second lengths too."""
+    small = FaithfulOptimizer(width=8, attention=4, hidden=8, blocks=1)
+    settings = replace(SETTINGS, meta_steps=2, warm_up=1)
+    estimator = WindowEstimator(TaskSource([capture()], RANGES), ReferenceRenderer(), Greedy(uphill=1.0), LIVES)
+    one = MetaTrainer(small, estimator, settings, tmp_path, lambda o: 0.0)
+    last = small.network.head[-1].weight
+    start = last.detach().clone()
+    one.run(stop=lambda: one.progress.meta_step == 1)
+    assert bool((last[:-1] != start[:-1]).any())
+    assert bool((last[-1] == start[-1]).all())
+    one.run()
+    assert bool((last[-1] != start[-1]).any())
+    assert one.progress.column("deaths")[1] == [0, 0]
+
+
 def test_death_costs_and_smaller_steps_cost_less() -> None:
     one = life()
     optimizer = one.rollout.optimizer
@@ -227,6 +263,24 @@ def test_resumed_training_is_the_same_to_the_bit(tmp_path: Path) -> None:
     assert isinstance(resumed, LearnedRule)
     assert torch.equal(best.log_step, resumed.log_step)
     assert straight.estimator.entries() == second.estimator.entries()
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("make", [rule, FaithfulOptimizer])
+def test_training_runs_and_resumes_on_a_gpu(tmp_path: Path, make: Callable[[], TrainableOptimizer]) -> None:
+    def start() -> MetaTrainer:
+        tasks = TaskSource([capture()], RANGES)
+        estimator = WindowEstimator(tasks, ReferenceRenderer(), AveragedTrajectory(), LIVES, "cuda")
+        return MetaTrainer(make(), estimator, SETTINGS, tmp_path, lambda o: 0.0, "cuda")
+
+    steps = iter(range(3))
+    start().run(stop=lambda: next(steps, None) is None)
+    two = start()
+    best = two.run()
+    assert two.progress.meta_step == SETTINGS.meta_steps
+    assert isinstance(best, torch.nn.Module)
+    assert all(parameter.is_cuda and parameter.isfinite().all() for parameter in best.parameters())
 
 
 def test_training_moves_the_weights_and_keeps_the_best(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""`l2s-tiny`: features and network obey their symmetries, the update its reduction."""
+"""`l2s-tiny` and `l2s-base`: features and network obey their symmetries, the update its reduction."""
 
 from __future__ import annotations
 
@@ -7,7 +7,10 @@ from dataclasses import replace
 import pytest
 import torch
 
+from learn2splat.config import build, compose
 from learn2splat.optim.base import CLUSTERS, NEIGHBOURS, StepContext
+from learn2splat.optim.learned import network
+from learn2splat.optim.learned.chunks import by_chunks
 from learn2splat.optim.learned.features import COUNT, by_group
 from learn2splat.optim.learned.moments import GROUPS
 from learn2splat.optim.learned.network import PointTransformer
@@ -110,16 +113,17 @@ def test_each_path_of_the_network_reaches_whom_it_should(path: str) -> None:
     """With the other two paths cut, a change of one Gaussian is felt by its neighbours, its cluster, or all."""
     pooled = 4
     net = PointTransformer(COUNT, 3, width=16, pooled=pooled).double()
+    (block,) = net.blocks
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for parameter in net.parameters():
             parameter.copy_(0.3 * torch.randn(parameter.shape, generator=generator))
         if path != "neighbours":
-            net.attended.weight.zero_()
+            block.attended.weight.zero_()
         if path != "clusters":
-            net.unpool.weight[:, :pooled] = 0
+            block.unpool.weight[:, :pooled] = 0
         if path != "scene":
-            net.unpool.weight[:, pooled:] = 0
+            block.unpool.weight[:, pooled:] = 0
     scene = random_scene(N)
     neighbours, parts = nearest_neighbours(scene.means, 4), clusters(scene.means, 8)
     geometry = torch.zeros(N, 4, 2, dtype=torch.float64)
@@ -136,6 +140,39 @@ def test_each_path_of_the_network_reaches_whom_it_should(path: str) -> None:
     }[path]
     reached[7] = True
     assert torch.equal(felt, reached)
+
+
+def test_a_second_block_reaches_the_neighbours_neighbours() -> None:
+    net = PointTransformer(COUNT, 3, width=16, blocks=2).double()
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in net.parameters():
+            parameter.copy_(0.3 * torch.randn(parameter.shape, generator=generator))
+        for block in net.blocks:
+            block.unpool.weight.zero_()
+        scene = random_scene(N)
+        neighbours, parts = nearest_neighbours(scene.means, 3), clusters(scene.means, 8)
+        geometry = torch.zeros(N, 3, 2, dtype=torch.float64)
+        inputs = torch.randn(N, COUNT, generator=generator, dtype=torch.float64)
+        moved = inputs + torch.nn.functional.one_hot(torch.tensor(7), N)[:, None]
+        change = net(moved, neighbours, geometry, parts) - net(inputs, neighbours, geometry, parts)
+    reads = torch.eye(N).index_put((torch.arange(N)[:, None], neighbours.long()), torch.ones(()))
+    assert torch.equal((change.abs() > 1e-12).any(dim=1), (reads @ reads)[:, 7] > 0)
+
+
+def test_chunked_equals_unchunked(monkeypatch: pytest.MonkeyPatch) -> None:
+    one, scene, grads = optimizer(), random_scene(N), random_scene(N, seed=1)
+    whole, _ = one.update(grads, one.init(scene), scene, context(scene, 0))
+    monkeypatch.setattr(network, "by_chunks", lambda function, *rows: by_chunks(function, *rows, chunk=7))
+    parts, _ = one.update(grads, one.init(scene), scene, context(scene, 0))
+    for name, tensor in whole.items():
+        torch.testing.assert_close(getattr(parts, name), tensor, rtol=1e-5, atol=1e-8, msg=name)
+
+
+def test_the_base_network_has_as_many_weights_as_its_configuration_says() -> None:
+    one = build(compose("meta_train", ["trainee=l2s-base"]).trainee)
+    assert sum(parameter.numel() for parameter in one.network.parameters()) == 133_306
+    assert (one.every, len(one.network.blocks)) == (4, 3)
 
 
 def test_group_means_are_those_of_the_columns() -> None:

@@ -127,7 +127,8 @@ class LearnedRule(torch.nn.Module):
         hats = len(self.log_knots)
         with torch.no_grad():
             shift = 2 * torch.rand((), generator=generator) - 1
-            other.log_step[:, :hats] += shift + 0.4 * torch.randn(len(GROUPS), 1, generator=generator)
+            shift = shift + 0.4 * torch.randn(len(GROUPS), 1, generator=generator)
+            other.log_step[:, :hats] += shift.to(other.log_step)
         return other
 
     def coarse(self) -> list[dict[str, Tensor]]:

@@ -1,4 +1,4 @@
-"""`l2s-tiny`: a point transformer that scales the learned rule's steps per Gaussian and parameter group."""
+"""`l2s-tiny`, `l2s-base`: a point transformer that scales the learned rule's steps per Gaussian and parameter group."""
 
 from __future__ import annotations
 
@@ -31,19 +31,28 @@ class LearnedGain(torch.nn.Module):
         rule: what the network scales; its constants stay as they are.
         every: steps between two runs of the network.
         dense_until: before this step it runs at every step: the first ones decide most.
-        width: of the network.
         latent: numbers of latent state per Gaussian.
+        width, attention, heads, pooled, blocks: of the `PointTransformer`.
     """
 
     def __init__(
-        self, rule: LearnedRule, every: int = 4, dense_until: int = 16, width: int = 40, latent: int = 8
+        self,
+        rule: LearnedRule,
+        every: int = 4,
+        dense_until: int = 16,
+        width: int = 40,
+        latent: int = 8,
+        attention: int = 12,
+        heads: int = 2,
+        pooled: int = 12,
+        blocks: int = 1,
     ) -> None:
         super().__init__()
         if every < 1:
             raise ValueError(f"every={every}: give 1 or more")
         self.rule = rule.eval().requires_grad_(False)
         self.every, self.dense_until, self.latent = every, dense_until, latent
-        self.network = PointTransformer(COUNT + latent, len(GROUPS) + latent, width)
+        self.network = PointTransformer(COUNT + latent, len(GROUPS) + latent, width, attention, heads, pooled, blocks)
 
     def train(self, mode: bool = True) -> LearnedGain:
         """The rule stays in evaluation mode: it is not trained here."""
