@@ -24,6 +24,8 @@ from learn2splat.optim.base import SceneOptimizer
 from learn2splat.render.base import Renderer
 
 CHECKPOINT_KIND = "meta-training"
+FIRST_LOG_LIFE = math.log(100)
+"""Logarithm of the longest life at the start of training."""
 
 
 class TrainableOptimizer(SceneOptimizer, Protocol):
@@ -45,8 +47,8 @@ class TrainSettings:
         ema: decay of the averaged weights, which are what is validated and shipped.
         new_life: how often a window begins a new life although the buffer is full.
         perturbed: how often a new life first runs a while with other step sizes.
-        shortest_life, longest_life: steps after which a life ends, log-uniform; the upper end grows from 100 over the
-            first ``growth`` of training.
+        shortest_life, longest_life: steps after which a life ends, log-uniform; the upper end grows from 100, unless
+            it is less, over the first ``growth`` of training.
         rollout_share, longest_rollout: frozen steps after a window: up to this share of the steps so far.
         validate_every: meta-steps between two validations.
         checkpoint_seconds: how much work a power cut may cost.
@@ -223,8 +225,8 @@ class MetaTrainer:
     def _new_life(self) -> Life:
         settings = self.settings
         grown = min(1.0, self.progress.meta_step / max(1, settings.growth * settings.meta_steps))
-        longest = math.exp(math.log(100) + grown * (math.log(settings.longest_life) - math.log(100)))
-        low, high = math.log(settings.shortest_life), math.log(longest)
+        low, full = math.log(settings.shortest_life), math.log(settings.longest_life)
+        high = min(FIRST_LOG_LIFE, full) + grown * max(0.0, full - FIRST_LOG_LIFE)
         while True:
             ends_at = round(math.exp(low + (high - low) * self._uniform()))
             task = draw_task(self.scenes[self._integer(len(self.scenes))], settings.ranges, self.generator)

@@ -20,6 +20,8 @@ from tests.conftest import random_scene
 COUNT = 9
 POSITIONS = random_scene(64, seed=77).means
 OPTIMIZERS = [*choices("optimizer"), *choices("trainee")]
+DECAYING = {"adamw-gs"}
+"""Optimizers that move what has no gradient, by a decay that a test of theirs states in closed form."""
 
 
 def make(name: str) -> SceneOptimizer:
@@ -42,7 +44,7 @@ def context(optimizer: SceneOptimizer, step: int, order: torch.Tensor, dtype: to
         batch_views=4,
         train_views=20,
         extent_world=1.7,
-        visible=torch.ones(len(order), dtype=torch.bool),
+        visible=((torch.arange(64) + step) % 4 > 0)[order],
         loss=0.2,
         pixel_footprint_world=footprint if Need.PIXEL_FOOTPRINT in optimizer.needs else None,
         view_squares=squares if Need.VIEW_SQUARES in optimizer.needs else None,
@@ -154,7 +156,7 @@ def test_saved_and_resumed_is_the_same_to_the_bit(name: str, tmp_path: Path) -> 
     assert_states_equal(straight_state.shared, resumed_state.shared)
 
 
-@pytest.mark.parametrize("name", OPTIMIZERS)
+@pytest.mark.parametrize("name", [name for name in OPTIMIZERS if name not in DECAYING])
 def test_zero_gradients_move_nothing(name: str) -> None:
     optimizer, scene = make(name), random_scene(COUNT)
     grads = scene.map(torch.zeros_like)

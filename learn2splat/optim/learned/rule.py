@@ -70,10 +70,8 @@ class LearnedRule(torch.nn.Module):
         damping: float = 0.0,
     ) -> None:
         super().__init__()
-        if list(knots) != sorted(set(knots)) or not len(knots):
-            raise ValueError(f"knots={list(knots)}: give ascending steps")
         self.rates, self.schedule, self.decays, self.damping = rates, schedule, decays, damping
-        self.log_knots = [math.log1p(step) for step in knots]
+        self.log_knots = log_positions(knots)
         features = 2 * len(knots)
         self.log_step = torch.nn.Parameter(torch.zeros(len(GROUPS), features))
         self.weight = torch.nn.Parameter(torch.zeros(len(GROUPS), len(DIRECTIONS), features))
@@ -85,9 +83,8 @@ class LearnedRule(torch.nn.Module):
     def constants(self, context: StepContext) -> StepConstants:
         """The constants at this step; differentiable in the module's parameters."""
         features = self._features(context).to(self.log_step)
-        log_step = MAX_LOG_STEP * torch.tanh(self.log_step @ features / MAX_LOG_STEP)
         weight = self.weight @ features
-        factor = dict(zip(GROUPS, log_step.exp(), strict=True))
+        factor = step_factors(self.log_step @ features)
         weights = {
             name: dict(zip(GROUPS, column, strict=True)) for name, column in zip(DIRECTIONS, weight.T, strict=True)
         }
@@ -95,23 +92,15 @@ class LearnedRule(torch.nn.Module):
 
     def _features(self, context: StepContext) -> Tensor:
         """[2 x knots] hat functions of log(1 + t), alone and times the logarithm of the number of views."""
-        position, knots = math.log1p(context.step), self.log_knots
-        hats = torch.zeros(len(knots), dtype=torch.float64)
-        above = next((i for i, knot in enumerate(knots) if knot >= position), len(knots) - 1)
-        below = max(above - 1, 0) if position <= knots[above] else above
-        share = 1.0 if above == below else (position - knots[below]) / (knots[above] - knots[below])
-        hats[below] += 1 - share
-        hats[above] += share
+        hats = hat_functions(context.step, self.log_knots)
         views = math.log(context.train_views / USUAL_VIEWS)
         return torch.cat([hats, hats * max(-2.5, min(1.5, views))])
 
     def perturbed(self, generator: torch.Generator) -> LearnedRule:
         """A copy whose steps are larger or smaller: all of them by up to e^1, each group by some more."""
         other = copy.deepcopy(self).eval()
-        hats = len(self.log_knots)
         with torch.no_grad():
-            shift = 2 * torch.rand((), generator=generator) - 1
-            other.log_step[:, :hats] += shift + 0.4 * torch.randn(len(GROUPS), 1, generator=generator)
+            other.log_step[:, : len(self.log_knots)] += random_shift(generator)
         return other
 
     def init(self, scene: GaussianScene) -> OptimizerState:
@@ -200,6 +189,36 @@ class LearnedRule(torch.nn.Module):
             for moment, tensor in zip(MOMENTS, moments, strict=True)
         }
         return GaussianScene(*(update for update, _ in results)), rows
+
+
+def log_positions(knots: Sequence[int]) -> list[float]:
+    """log(1 + step) of ``knots``; ``ValueError`` unless they ascend."""
+    if list(knots) != sorted(set(knots)) or not len(knots):
+        raise ValueError(f"knots={list(knots)}: give ascending steps")
+    return [math.log1p(step) for step in knots]
+
+
+def hat_functions(step: int, log_knots: Sequence[float]) -> Tensor:
+    """[knots] weights of a piecewise linear function of log(1 + step); constant before the first and after the last."""
+    position = math.log1p(step)
+    hats = torch.zeros(len(log_knots), dtype=torch.float64)
+    above = next((i for i, knot in enumerate(log_knots) if knot >= position), len(log_knots) - 1)
+    below = max(above - 1, 0) if position <= log_knots[above] else above
+    share = 1.0 if above == below else (position - log_knots[below]) / (log_knots[above] - log_knots[below])
+    hats[below] += 1 - share
+    hats[above] += share
+    return hats
+
+
+def step_factors(log_step: Tensor) -> dict[str, Tensor]:
+    """Group -> factor on its base rate, from a logarithm [groups] that is kept within +-MAX_LOG_STEP."""
+    return dict(zip(GROUPS, (MAX_LOG_STEP * torch.tanh(log_step / MAX_LOG_STEP)).exp(), strict=True))
+
+
+def random_shift(generator: torch.Generator) -> Tensor:
+    """[groups, 1] logarithms of factors that perturb a rule: up to e^1 for all, and some more for each group."""
+    shift = 2 * torch.rand((), generator=generator) - 1
+    return shift + 0.4 * torch.randn(len(GROUPS), 1, generator=generator)
 
 
 def base_rates(rates: GroupRates, schedule: Schedule, scene: GaussianScene, context: StepContext) -> dict[str, Tensor]:
