@@ -124,3 +124,6 @@ def test_experiments_compose() -> None:
     tiny = compose("meta_train", ["experiment=tiny", "train.lr=1e-4"])
     assert isinstance(build(tiny.trainee), LearnedGain)
     assert (tiny.out, tiny.train.lr) == ("outputs/meta/l2s-tiny", 1e-4)
+    fixed = compose("meta_train", ["experiment=g3r"])
+    assert isinstance(build(fixed.objective), Greedy)
+    assert max(fixed.validation.steps) == build(fixed.train).longest_life == 24

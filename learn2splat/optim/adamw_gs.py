@@ -27,7 +27,7 @@ class AdamWGS:
         opacity_decay, scale_decay: per unit of step size; 0 leaves the attribute alone.
     """
 
-    def __init__(self, adam: AdamVisible, opacity_decay: float = 0.01, scale_decay: float = 0.01) -> None:
+    def __init__(self, adam: AdamVisible, opacity_decay: float = 0.01, scale_decay: float = 0.1) -> None:
         for name, value in (("opacity_decay", opacity_decay), ("scale_decay", scale_decay)):
             if not value >= 0.0:
                 raise ValueError(f"{name} is {value}; it must be 0 or more")

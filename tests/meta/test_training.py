@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from learn2splat.cameras import Cameras
+from learn2splat.config import build, compose
 from learn2splat.meta.learner import Windows, death_cost, is_dead, roll_out, run_window
 from learn2splat.meta.life import Life, begin, from_entry, to_entry
 from learn2splat.meta.objective import AveragedTrajectory, Greedy, Taped
@@ -194,6 +195,60 @@ def test_resumed_training_is_the_same_to_the_bit(tmp_path: Path) -> None:
     assert isinstance(resumed, LearnedRule)
     assert torch.equal(best.log_step, resumed.log_step)
     assert straight.buffer.steps == second.buffer.steps
+
+
+@pytest.mark.parametrize("longest", [24, 400])
+def test_lives_end_between_the_shortest_and_the_longest(longest: int, tmp_path: Path) -> None:
+    """The longest grows from 100, or stays what it is when it is less; equal ends fix the horizon."""
+    settings = replace(SETTINGS, shortest_life=24, longest_life=longest, perturbed=0.0, meta_steps=100, growth=0.5)
+    one = trainer(tmp_path, settings)
+    for meta_step, most in ((0, min(longest, 100)), (25, min(longest, 200)), (80, longest)):
+        one.progress.meta_step = meta_step
+        ends = [one._new_life().ends_at for _ in range(20)]
+        assert 24 <= min(ends) <= max(ends) <= most
+        assert max(ends) > 0.5 * most
+
+
+def composed(*overrides: str) -> tuple[torch.nn.Module, TrainSettings]:
+    """The trainee and the settings of `l2s meta-train`, made small."""
+    config = compose("meta_train", overrides)
+    settings = build(config.train)
+    small = {"meta_steps": 2, "lives_per_step": 2, "validate_every": 2, "ranges": RANGES, "checkpoint_seconds": 1e9}
+    return build(config.trainee), replace(settings, **small)
+
+
+def composed_trainer(folder: Path, *overrides: str) -> MetaTrainer:
+    optimizer, settings = composed(*overrides)
+    return MetaTrainer(optimizer, Greedy(), ReferenceRenderer(), [capture()], settings, folder, lambda _: 0.0)  # type: ignore[arg-type]
+
+
+def test_the_smallest_learned_optimizer_is_trained(tmp_path: Path) -> None:
+    one = composed_trainer(tmp_path, "trainee=learned-schedule")
+    one.run()
+    weights = one.optimizer.state_dict()  # type: ignore[attr-defined]
+    assert list(weights) == ["log_step"]
+    assert bool((weights["log_step"][:, 0] != 0).all())
+
+
+def test_lives_of_the_fixed_horizon_begin_at_the_start_and_fill_one_window(tmp_path: Path) -> None:
+    """No buffer, no rollout, no perturbed start: a meta-step sees steps 0..23 and nothing else."""
+    one = composed_trainer(tmp_path, "experiment=g3r")
+    before = copy.deepcopy(one.optimizer.state_dict())  # type: ignore[attr-defined]
+    lives: list[Life] = []
+    begin_one = one._new_life
+
+    def remembered() -> Life:
+        lives.append(begin_one())
+        assert lives[-1].step == 0
+        return lives[-1]
+
+    one._new_life = remembered  # type: ignore[method-assign]
+    one.run()
+    assert len(lives) == 4
+    assert all(one.settings.windows.length(0) == each.ends_at == 24 for each in lives)
+    assert all(each.step == 24 for each in lives)
+    assert len(one.buffer) == 0
+    assert any(not torch.equal(t, before[n]) for n, t in one.optimizer.state_dict().items())  # type: ignore[attr-defined]
 
 
 def test_training_moves_the_weights_and_keeps_the_best(tmp_path: Path) -> None:
