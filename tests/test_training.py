@@ -157,7 +157,10 @@ def test_experiments_compose() -> None:
     faithful = compose("meta_train", ["experiment=faithful"])
     assert sum(p.numel() for p in build(faithful.trainee).parameters()) == 115_189
     assert (build(faithful.objective).uphill, faithful.train.lr) == (1.0, 1e-3)
-    assert {build(faithful.train).windows.length(step) for step in (0, 50, 5000)} == {6}
+    assert {build(faithful.estimator.settings).windows.length(step) for step in (0, 50, 5000)} == {6}
     large = compose("meta_train", ["experiment=gpu"])
     assert isinstance(build(large.trainee), LearnedGain)
-    assert (large.device, build(large.train).ranges.gaussians) == ("cuda", [10_000, 100_000])
+    assert (large.device, build(large.ranges).gaussians) == ("cuda", [10_000, 100_000])
+    fixed = compose("meta_train", ["experiment=g3r"])
+    assert isinstance(build(fixed.objective), Greedy)
+    assert max(fixed.validation.steps) == fixed.estimator.settings.longest_life == 24

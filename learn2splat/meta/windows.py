@@ -16,6 +16,9 @@ from learn2splat.meta.life import Life, begin, from_entry, to_entry
 from learn2splat.meta.objective import MetaObjective
 from learn2splat.render.base import Renderer
 
+FIRST_LOG_LIFE = math.log(100)
+"""Logarithm of the longest life at the start of training."""
+
 
 @dataclass(frozen=True)
 class LifeSettings:
@@ -24,8 +27,8 @@ class LifeSettings:
     Args:
         new_life: how often a window begins a new life although the buffer is full.
         perturbed: how often a new life first runs a while with other step sizes.
-        shortest_life, longest_life: steps after which a life ends, log-uniform; the upper end grows from 100 over the
-            first ``growth`` of training.
+        shortest_life, longest_life: steps after which a life ends, log-uniform; the upper end grows from 100, unless
+            it is less, over the first ``growth`` of training.
         rollout_share, longest_rollout: frozen steps after a window: up to this share of the steps so far.
         delayed: share of the meta-loss that is measured after those steps.
         windows: how many steps are unrolled.
@@ -109,8 +112,8 @@ class WindowEstimator:
     def _new_life(self, optimizer: TrainableOptimizer, progress: float, generator: torch.Generator) -> Life:
         settings = self.settings
         grown = min(1.0, progress / settings.growth) if settings.growth > 0 else 1.0
-        longest = math.exp(math.log(100) + grown * (math.log(settings.longest_life) - math.log(100)))
-        low, high = math.log(settings.shortest_life), math.log(longest)
+        low, full = math.log(settings.shortest_life), math.log(settings.longest_life)
+        high = min(FIRST_LOG_LIFE, full) + grown * max(0.0, full - FIRST_LOG_LIFE)
         while True:
             ends_at = round(math.exp(low + (high - low) * _uniform(generator)))
             life = begin(self.tasks.draw(generator), optimizer, self.renderer, ends_at, self.device)

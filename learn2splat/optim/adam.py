@@ -8,7 +8,7 @@ from torch import Tensor
 from learn2splat import native
 from learn2splat.native.adam import AdamConstants, AdamParameter, adam_step
 from learn2splat.optim.base import Need, OptimizerState, StepContext, as_rows, from_rows, zeros_like
-from learn2splat.optim.rates import GroupRates, PositionDecay, Schedule
+from learn2splat.optim.rates import GroupRates, PositionDecay, Schedule, step_sizes
 from learn2splat.scene.gaussians import GaussianScene
 from learn2splat.scene.lineage import Lineage
 
@@ -59,8 +59,7 @@ class Adam:
     ) -> tuple[GaussianScene, OptimizerState]:
         count = int(state.shared["count"]) + 1
         corrections = 1 - self.beta1**count, 1 - self.beta2**count
-        rates = self.rates.by_parameter(scene, context)
-        rates = {name: rate * self.schedule.factor(name, context) for name, rate in rates.items()}
+        rates = step_sizes(self.rates, self.schedule, scene, context)
         fused = native.library() is not None and scene.means.device.type == "cpu" and scene.means.dtype == torch.float32
         step = self._fused if fused else self._plain
         m, v, update = step(grads, from_rows("m", state), from_rows("v", state), rates, corrections)
@@ -73,15 +72,16 @@ class Adam:
         m: GaussianScene,
         v: GaussianScene,
         rates: dict[str, Tensor],
-        corrections: tuple[float, float],
+        corrections: tuple[float, float] | tuple[Tensor, Tensor],
     ) -> tuple[GaussianScene, GaussianScene, GaussianScene]:
-        """New moments and the update, in torch on any device and in any precision."""
+        """New moments and the update, in torch on any device and in any precision; corrections may be per row [N]."""
         m = m.map(lambda old, grad: old.lerp(grad, 1 - self.beta1), grads)
         v = v.map(lambda old, grad: (old * self.beta2).addcmul_(grad, grad, value=1 - self.beta2), grads)
 
         def step(name: str, first: Tensor, second: Tensor, grad: Tensor) -> Tensor:
-            direction = (first / corrections[0]).add_(grad, alpha=self.damping)
-            direction.div_(second.sqrt().div_(corrections[1] ** 0.5).add_(self.eps))
+            of_first, of_second = (per_row(correction, grad) for correction in corrections)
+            direction = (first / of_first).add_(grad, alpha=self.damping)
+            direction.div_(second.sqrt().div_(of_second**0.5).add_(self.eps))
             return direction.mul_(-rates[name])
 
         columns = zip(m.items(), v.tensors(), grads.tensors(), strict=True)
@@ -108,3 +108,8 @@ class Adam:
 
     def reindex(self, state: OptimizerState, lineage: Lineage) -> OptimizerState:
         return state.take(lineage)
+
+
+def per_row(value: float | Tensor, like: Tensor) -> float | Tensor:
+    """A number, or numbers [N] so that they broadcast against ``like`` [N, ...]."""
+    return value.view(-1, *[1] * (like.ndim - 1)) if isinstance(value, Tensor) else value

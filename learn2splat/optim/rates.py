@@ -112,3 +112,8 @@ class PowerDecay:
 
     def factor(self, parameter: str, context: StepContext) -> float:
         return self.scale / (1.0 + context.step / self.warm) ** self.power
+
+
+def step_sizes(rates: GroupRates, schedule: Schedule, scene: GaussianScene, context: StepContext) -> dict[str, Tensor]:
+    """Rates times schedule at this step; each broadcasts against its parameter of ``scene``."""
+    return {name: rate * schedule.factor(name, context) for name, rate in rates.by_parameter(scene, context).items()}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from learn2splat.optim.base import Need, OptimizerState, StepContext, as_rows, from_rows, zeros_like
-from learn2splat.optim.rates import GroupRates, PowerDecay, Schedule
+from learn2splat.optim.rates import GroupRates, PowerDecay, Schedule, step_sizes
 from learn2splat.scene.gaussians import GaussianScene
 from learn2splat.scene.lineage import Lineage
 
@@ -33,9 +33,8 @@ class Sgd:
         self, grads: GaussianScene, state: OptimizerState, scene: GaussianScene, context: StepContext
     ) -> tuple[GaussianScene, OptimizerState]:
         buffer = from_rows("b", state).map(lambda old, grad: (old * self.momentum).add_(grad), grads)
-        rates = self.rates.by_parameter(scene, context)
-        steps = (b * (rates[name] * -self.schedule.factor(name, context)) for name, b in buffer.items())
-        return GaussianScene(*steps), OptimizerState(as_rows("b", buffer))
+        rates = step_sizes(self.rates, self.schedule, scene, context)
+        return GaussianScene(*(b * -rates[name] for name, b in buffer.items())), OptimizerState(as_rows("b", buffer))
 
     def reindex(self, state: OptimizerState, lineage: Lineage) -> OptimizerState:
         return state.take(lineage)

@@ -32,6 +32,8 @@ POSITIONS = random_scene(64, seed=77).means
 OPTIMIZERS = [*choices("optimizer"), *choices("trainee")]
 AT_REST = ["l2s-faithful"]
 """Untrained these move nothing, by their publication; all other trainees are `adam-tuned`."""
+DECAYING = {"adamw-gs"}
+"""Optimizers that move what has no gradient, by a decay that a test of theirs states in closed form."""
 
 
 def make(name: str) -> SceneOptimizer:
@@ -56,7 +58,7 @@ def context(optimizer: SceneOptimizer, step: int, order: torch.Tensor, dtype: to
         batch_views=4,
         train_views=20,
         extent_world=1.7,
-        visible=torch.ones(len(order), dtype=torch.bool),
+        visible=((torch.arange(64) + step) % 4 > 0)[order],
         loss=0.2,
         pixel_footprint_world=footprint if Need.PIXEL_FOOTPRINT in optimizer.needs else None,
         view_squares=squares if Need.VIEW_SQUARES in optimizer.needs else None,
@@ -191,7 +193,7 @@ def test_everything_stays_on_the_scenes_device_and_no_step_waits_for_it(name: st
         assert {tensor.device.type for tensor in (*update.tensors(), *state.rows.values())} == {"meta"}
 
 
-@pytest.mark.parametrize("name", OPTIMIZERS)
+@pytest.mark.parametrize("name", [name for name in OPTIMIZERS if name not in DECAYING])
 def test_zero_gradients_move_nothing(name: str) -> None:
     optimizer, scene = make(name), random_scene(COUNT)
     grads = scene.map(torch.zeros_like)

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from learn2splat.cameras import Cameras
+from learn2splat.config import build, compose
 from learn2splat.data.base import PointCloud
 from learn2splat.meta.estimator import TaskSource, TrainableOptimizer
 from learn2splat.meta.learner import Windows, death_cost, is_dead, roll_out, run_window
@@ -281,6 +282,58 @@ def test_training_runs_and_resumes_on_a_gpu(tmp_path: Path, make: Callable[[], T
     assert two.progress.meta_step == SETTINGS.meta_steps
     assert isinstance(best, torch.nn.Module)
     assert all(parameter.is_cuda and parameter.isfinite().all() for parameter in best.parameters())
+
+
+@pytest.mark.parametrize("longest", [24, 400])
+def test_lives_end_between_the_shortest_and_the_longest(longest: int, tmp_path: Path) -> None:
+    """The longest grows from 100, or stays what it is when it is less; equal ends fix the horizon."""
+    settings = LifeSettings(shortest_life=24, longest_life=longest, perturbed=0.0, growth=0.5)
+    one = WindowEstimator(TaskSource([capture()], RANGES), ReferenceRenderer(), Greedy(), settings)
+    generator = torch.Generator().manual_seed(0)
+    for progress, most in ((0.0, min(longest, 100)), (0.25, min(longest, 200)), (0.8, longest)):
+        ends = [one._new_life(rule(), progress, generator).ends_at for _ in range(20)]
+        assert 24 <= min(ends) <= max(ends) <= most
+        assert max(ends) > 0.5 * most
+
+
+def composed_trainer(folder: Path, *overrides: str) -> MetaTrainer:
+    """What `l2s meta-train` trains, made small."""
+    config = compose("meta_train", overrides)
+    settings = replace(build(config.train), meta_steps=2, samples=2, validate_every=2, checkpoint_seconds=1e9)
+    tasks = TaskSource([capture()], RANGES)
+    estimator = WindowEstimator(tasks, ReferenceRenderer(), Greedy(), build(config.estimator.settings))
+    return MetaTrainer(build(config.trainee), estimator, settings, folder, lambda _: 0.0)
+
+
+def test_the_smallest_learned_optimizer_is_trained(tmp_path: Path) -> None:
+    one = composed_trainer(tmp_path, "trainee=learned-schedule")
+    one.run()
+    weights = one.optimizer.state_dict()  # type: ignore[attr-defined]
+    assert list(weights) == ["log_step"]
+    assert bool((weights["log_step"][:, 0] != 0).all())
+
+
+def test_lives_of_the_fixed_horizon_begin_at_the_start_and_fill_one_window(tmp_path: Path) -> None:
+    """No buffer, no rollout, no perturbed start: a meta-step sees steps 0..23 and nothing else."""
+    one = composed_trainer(tmp_path, "experiment=g3r")
+    before = copy.deepcopy(one.optimizer.state_dict())  # type: ignore[attr-defined]
+    lives: list[Life] = []
+    windows = one.estimator
+    assert isinstance(windows, WindowEstimator)
+    begin_one = windows._new_life
+
+    def remembered(optimizer: TrainableOptimizer, progress: float, generator: torch.Generator) -> Life:
+        lives.append(begin_one(optimizer, progress, generator))
+        assert lives[-1].step == 0
+        return lives[-1]
+
+    windows._new_life = remembered  # type: ignore[method-assign]
+    one.run()
+    assert len(lives) == 4
+    assert all(windows.settings.windows.length(0) == each.ends_at == 24 for each in lives)
+    assert all(each.step == 24 for each in lives)
+    assert windows.entries() == []
+    assert any(not torch.equal(t, before[n]) for n, t in one.optimizer.state_dict().items())  # type: ignore[attr-defined]
 
 
 def test_training_moves_the_weights_and_keeps_the_best(tmp_path: Path) -> None:

@@ -78,10 +78,8 @@ class LearnedRule(torch.nn.Module):
         damping: float = 0.0,
     ) -> None:
         super().__init__()
-        if list(knots) != sorted(set(knots)) or not len(knots):
-            raise ValueError(f"knots={list(knots)}: give ascending steps")
         self.rates, self.schedule, self.decays, self.damping = rates, schedule, decays, damping
-        self.log_knots = [math.log1p(step) for step in knots]
+        self.log_knots = log_positions(knots)
         self.log_step = torch.nn.Parameter(torch.zeros(len(GROUPS), 2 * len(knots)))
         self.weight = torch.nn.Parameter(torch.zeros(len(GROUPS), len(DIRECTIONS), len(knots)))
         self.feedback = torch.nn.Parameter(torch.zeros(len(GROUPS), len(knots)))
@@ -97,38 +95,23 @@ class LearnedRule(torch.nn.Module):
             context: gives the step and the number of training views.
             persistence: [groups] running correlations, -1..1; zero when not given.
         """
-        hats = self._hats(context.step).to(self.log_step)
+        hats = hat_functions(context.step, self.log_knots).to(self.log_step)
         views = max(-2.5, min(1.5, math.log(context.train_views / USUAL_VIEWS)))
         log_step = self.log_step @ torch.cat([hats, views * hats])
         if persistence is not None:
             log_step = log_step + (self.feedback @ hats) * persistence.to(log_step)
-        log_step = MAX_LOG_STEP * torch.tanh(log_step / MAX_LOG_STEP)
         weight = _descent(self.weight @ hats)
-        factor = dict(zip(GROUPS, log_step.exp(), strict=True))
+        factor = step_factors(log_step)
         weights = {
             name: dict(zip(GROUPS, column, strict=True)) for name, column in zip(DIRECTIONS, weight.T, strict=True)
         }
         return StepConstants(factor, weights)
 
-    def _hats(self, step: int) -> Tensor:
-        """[knots] hat functions of log(1 + t)."""
-        position, knots = math.log1p(step), self.log_knots
-        hats = torch.zeros(len(knots), dtype=torch.float64)
-        above = next((i for i, knot in enumerate(knots) if knot >= position), len(knots) - 1)
-        below = max(above - 1, 0) if position <= knots[above] else above
-        share = 1.0 if above == below else (position - knots[below]) / (knots[above] - knots[below])
-        hats[below] += 1 - share
-        hats[above] += share
-        return hats
-
     def perturbed(self, generator: torch.Generator) -> LearnedRule:
         """A copy whose steps are larger or smaller: all of them by up to e^1, each group by some more."""
         other = copy.deepcopy(self).eval()
-        hats = len(self.log_knots)
         with torch.no_grad():
-            shift = 2 * torch.rand((), generator=generator) - 1
-            shift = shift + 0.4 * torch.randn(len(GROUPS), 1, generator=generator)
-            other.log_step[:, :hats] += shift.to(other.log_step)
+            other.log_step[:, : len(self.log_knots)] += random_shift(generator).to(other.log_step)
         return other
 
     def coarse(self) -> list[dict[str, Tensor]]:
@@ -155,7 +138,7 @@ class LearnedRule(torch.nn.Module):
         rows: dict[str, Tensor] = {}
         for moment in MOMENTS:
             rows |= as_rows(moment, zeros)
-        products = torch.zeros(len(GROUPS), 3, dtype=torch.float64)
+        products = torch.zeros(len(GROUPS), 3, dtype=torch.float64, device=scene.means.device)
         return OptimizerState(rows, {"count": torch.zeros((), dtype=torch.int64), "products": products})
 
     def update(
@@ -250,7 +233,7 @@ class LearnedRule(torch.nn.Module):
 def inner_products(grad: Tensor, momentum: Tensor, groups: Mapping[str, slice]) -> list[Tensor]:
     """For each group [3] float64: <g, m>, <g, g> and <m, m> over all its numbers."""
     g, m = as_matrix(grad).detach(), as_matrix(momentum).detach()
-    columns = torch.stack([(g * m).sum(dim=0), (g * g).sum(dim=0), (m * m).sum(dim=0)]).double().cpu()
+    columns = torch.stack([(g * m).sum(dim=0), (g * g).sum(dim=0), (m * m).sum(dim=0)]).double()
     return [columns[:, part].sum(dim=1) for part in groups.values()]
 
 
@@ -266,6 +249,36 @@ def _descent(weight: Tensor) -> Tensor:
     added, taken = 1 + weight.clamp_min(0).sum(dim=1), (-weight).clamp_min(0).sum(dim=1)
     shrink = (OPPOSED * added / taken.clamp_min(1e-12)).clamp_max(1)[:, None]
     return torch.where(weight < 0, weight * shrink, weight)
+
+
+def log_positions(knots: Sequence[int]) -> list[float]:
+    """log(1 + step) of ``knots``; ``ValueError`` unless they ascend."""
+    if list(knots) != sorted(set(knots)) or not len(knots):
+        raise ValueError(f"knots={list(knots)}: give ascending steps")
+    return [math.log1p(step) for step in knots]
+
+
+def hat_functions(step: int, log_knots: Sequence[float]) -> Tensor:
+    """[knots] weights of a piecewise linear function of log(1 + step); constant before the first and after the last."""
+    position = math.log1p(step)
+    hats = torch.zeros(len(log_knots), dtype=torch.float64)
+    above = next((i for i, knot in enumerate(log_knots) if knot >= position), len(log_knots) - 1)
+    below = max(above - 1, 0) if position <= log_knots[above] else above
+    share = 1.0 if above == below else (position - log_knots[below]) / (log_knots[above] - log_knots[below])
+    hats[below] += 1 - share
+    hats[above] += share
+    return hats
+
+
+def step_factors(log_step: Tensor) -> dict[str, Tensor]:
+    """Group -> factor on its base rate, from a logarithm [groups] that is kept within +-MAX_LOG_STEP."""
+    return dict(zip(GROUPS, (MAX_LOG_STEP * torch.tanh(log_step / MAX_LOG_STEP)).exp(), strict=True))
+
+
+def random_shift(generator: torch.Generator) -> Tensor:
+    """[groups, 1] logarithms of factors that perturb a rule: up to e^1 for all, and some more for each group."""
+    shift = 2 * torch.rand((), generator=generator) - 1
+    return shift + 0.4 * torch.randn(len(GROUPS), 1, generator=generator)
 
 
 def base_rates(rates: GroupRates, schedule: Schedule, scene: GaussianScene, context: StepContext) -> dict[str, Tensor]:
