@@ -16,10 +16,10 @@ from learn2splat.optim.learned.faithful import (
     LIMITS,
     NUMBERS,
     FaithfulOptimizer,
-    as_columns,
-    as_scene,
     normalised,
     scattered_normals,
+    to_rows,
+    to_scene,
 )
 from learn2splat.scene.gaussians import GaussianScene
 from learn2splat.scene.lineage import Lineage
@@ -62,7 +62,7 @@ def optimizer(trained: bool = True, magnitude: float = 0.2) -> FaithfulOptimizer
 
 def size(scene: GaussianScene) -> Tensor:
     """[N] length of an update."""
-    return as_columns(scene).norm(dim=1)
+    return to_rows(scene).norm(dim=1)
 
 
 def test_the_published_size_has_the_published_number_of_weights() -> None:
@@ -85,10 +85,10 @@ def test_untrained_nothing_moves_and_yet_it_learns() -> None:
     update, state = one.update(grads, one.init(scene), scene, context(scene))
     assert float(size(update.detach()).max()) == 0
     features = one.network.head[:-1](state.rows["latent"].detach())
-    (as_columns(update) * as_columns(grads)).sum().backward()
+    (to_rows(update) * to_rows(grads)).sum().backward()
     last = one.network.head[-1]
     assert last.weight.grad is not None
-    expected = -as_columns(grads).sum(dim=0)
+    expected = -to_rows(grads).sum(dim=0)
     torch.testing.assert_close(last.bias.grad[:-1], expected, rtol=1e-9, atol=1e-12)
     assert bool((last.weight.grad[:-1] != 0).all())
     assert bool((last.weight.grad[-1] == 0).all())
@@ -109,7 +109,7 @@ def test_gradients_are_normalised_as_adam_does_by_each_gaussians_own_count() -> 
         _, state = one.update(grads, state, scene, ctx)
         before = reference.detach().clone()
         if not skipped:
-            reference.grad = as_columns(grads)[1]
+            reference.grad = to_rows(grads)[1]
             adam.step()
         found = normalised(state.rows["m"], state.rows["v"], state.rows["count"])[1]
         if not skipped:
@@ -133,7 +133,7 @@ def test_permuting_gaussians_permutes_updates_and_states(training: bool) -> None
             now = apply_update(now, update.detach())
         results.append((now, state))
     (plain, plain_state), (shuffled, shuffled_state) = results
-    torch.testing.assert_close(as_columns(plain.take(order)), as_columns(shuffled), rtol=1e-9, atol=1e-10)
+    torch.testing.assert_close(to_rows(plain.take(order)), to_rows(shuffled), rtol=1e-9, atol=1e-10)
     for name, rows in plain_state.rows.items():
         torch.testing.assert_close(rows[order], shuffled_state.rows[name], rtol=1e-8, atol=1e-9, msg=name)
 
@@ -175,7 +175,7 @@ def window(
     total = torch.zeros((), dtype=torch.float64)
     for scene, grad, later in zip(scenes, grads, credit, strict=True):
         update, state = one.update(grad, state, scene, context(scene))
-        total = total + (as_columns(update) * as_columns(later)).sum()
+        total = total + (to_rows(update) * to_rows(later)).sum()
     return total
 
 
@@ -231,21 +231,21 @@ def test_chunked_equals_unchunked(monkeypatch: pytest.MonkeyPatch) -> None:
     parts, parts_state = one.update(grads, state, scene, context(scene))
     assert max(sizes) == 7
     assert sum(sizes) % N == 0
-    torch.testing.assert_close(as_columns(parts), as_columns(whole), rtol=1e-12, atol=1e-14)
+    torch.testing.assert_close(to_rows(parts), to_rows(whole), rtol=1e-12, atol=1e-14)
     torch.testing.assert_close(parts_state.rows["latent"], whole_state.rows["latent"], rtol=1e-12, atol=1e-14)
 
 
 @pytest.mark.parametrize("degree", [0, 1, 2, 3])
 def test_columns_are_those_of_the_published_order_and_round_trip(degree: int) -> None:
     scene = random_scene(4, degree=degree)
-    columns = as_columns(scene)
+    columns = to_rows(scene)
     assert columns.shape == (4, 59)
     coefficients = (degree + 1) ** 2
     for channel in range(3):
         at = 11 + 16 * channel
         assert torch.equal(columns[:, at : at + coefficients], scene.sh[:, :, channel])
         assert bool((columns[:, at + coefficients : at + 16] == 0).all())
-    for name, tensor in as_scene(columns, scene).items():
+    for name, tensor in to_scene(columns, scene).items():
         assert torch.equal(tensor, getattr(scene, name)), name
     one = optimizer()
     update, _ = one.update(random_scene(4, seed=1, degree=degree), one.init(scene), scene, context(scene))

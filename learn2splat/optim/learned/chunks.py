@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-CHUNK = 16_384
+CHUNK = 8_192
 """Rows evaluated at once when no graph is kept."""
 
 

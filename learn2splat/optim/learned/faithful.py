@@ -85,7 +85,7 @@ class FaithfulOptimizer(torch.nn.Module):
             raise ValueError("FaithfulOptimizer needs StepContext.neighbours")
         old = state.rows
         with torch.no_grad():
-            grad, parameters = as_columns(grads), as_columns(scene)
+            grad, parameters = to_rows(grads), to_rows(scene)
             moved = (grad != 0).any(dim=1, keepdim=True) | (not self.training)
             count = old["count"] + moved
             m = torch.where(moved, old["m"].lerp(grad, 1 - BETA1), old["m"])
@@ -98,7 +98,7 @@ class FaithfulOptimizer(torch.nn.Module):
             change = change.to(grad).clamp(self.low.to(grad) - parameters, self.high.to(grad) - parameters)
             change = torch.where(moved, change, 0.0)
             latent = torch.where(moved, latent.to(grad), old["latent"])
-        return as_scene(change, scene), OptimizerState({"m": m, "v": v, "count": count, "latent": latent})
+        return to_scene(change, scene), OptimizerState({"m": m, "v": v, "count": count, "latent": latent})
 
     def reindex(self, state: OptimizerState, lineage: Lineage) -> OptimizerState:
         """Fresh rows start with zero moments; they inherit step count and latent state."""
@@ -112,15 +112,15 @@ def normalised(m: Tensor, v: Tensor, count: Tensor) -> Tensor:
     return m / (1 - BETA1**steps) / ((v / (1 - BETA2**steps)).sqrt() + EPS)
 
 
-def as_columns(scene: GaussianScene) -> Tensor:
+def to_rows(scene: GaussianScene) -> Tensor:
     """[N, 59] all parameters in the order of `COLUMNS`, the harmonics channel by channel."""
     sh = scene.with_sh_degree(SH_DEGREE).sh.transpose(1, 2)
     parts = [scene.means, scene.log_scales, scene.quats, scene.logit_opacities[:, None], sh.flatten(1)]
     return torch.cat(parts, dim=1)
 
 
-def as_scene(columns: Tensor, like: GaussianScene) -> GaussianScene:
-    """The inverse of `as_columns` for a scene with the harmonics of ``like``."""
+def to_scene(columns: Tensor, like: GaussianScene) -> GaussianScene:
+    """The inverse of `to_rows` for a scene with the harmonics of ``like``."""
     means, log_scales, quats, logits, sh = columns.split(list(COLUMNS.values()), dim=1)
     sh = sh.unflatten(1, (3, -1)).transpose(1, 2)[:, : like.sh.shape[1]]
     return GaussianScene(means, log_scales, quats, logits[:, 0], sh).map(Tensor.contiguous)
