@@ -5,7 +5,8 @@
 
 Tier A: banana and brighton_beach (read only what an optimizer was not trained on) and six procedural scenes, 128 px,
 at most 2,000 Gaussians, 500 steps. Tier B: four captures that nothing was designed or trained on and twenty
-procedural scenes, 256 px, all points, 2,000 steps. Tier `few`: the captures with few views, without the grid.
+procedural scenes, 256 px, all points, 2,000 steps. Tier `few`: the captures with few views, without the grid. Tier
+`views`: training captures and four procedural scenes with all, 8 and 3 views, for decisions about the design.
 Rows that are in the file are not measured again, so that a killed comparison goes on where it was.
 """
 
@@ -23,6 +24,7 @@ class Tier:
     Args:
         captures: pairs (scene, views).
         procedural: seeds.
+        views: of the procedural scenes.
         size: long side of the photos in pixels, and width of procedural scenes.
         gaussians: most Gaussians, or None.
         steps: when to evaluate.
@@ -35,6 +37,7 @@ class Tier:
     gaussians: int | None
     steps: tuple[int, ...]
     grid: bool = True
+    views: tuple[str, ...] = ("dense",)
 
 
 EARLY = (0, 10, 20, 50, 100, 200, 500)
@@ -43,6 +46,15 @@ UNSEEN = ("fox", "sceaux", "monstree", "mother_child")
 TIERS = {
     "a": Tier((("banana", "dense"), ("brighton_beach", "dense")), range(300000, 300006), 128, 2000, EARLY),
     "b": Tier(tuple((name, "dense") for name in UNSEEN), range(500000, 500020), 256, None, LATE),
+    "views": Tier(
+        tuple((name, views) for name in ("banana", "brighton_beach") for views in ("dense", "sparse:8", "sparse:3")),
+        range(400000, 400004),
+        128,
+        2000,
+        (*EARLY, 1000),
+        grid=False,
+        views=("dense", "sparse:8", "sparse:3"),
+    ),
     "few": Tier(
         (
             *((name, views) for name in ("fox", "monstree", "brighton_beach") for views in ("sparse:3", "sparse:8")),
@@ -81,7 +93,9 @@ def main() -> None:
     tier = TIERS[arguments.tier]
     base = Task("", max_size=tier.size, max_gaussians=tier.gaussians)
     tasks = [replace(base, scene=str(arguments.captures / name), views=views) for name, views in tier.captures]
-    tasks += [replace(base, scene=f"procedural:seed={seed},views=24,width={tier.size}") for seed in tier.procedural]
+    for seed in tier.procedural:
+        scene = f"procedural:seed={seed},views=24,width={tier.size}"
+        tasks += [replace(base, scene=scene, views=views) for views in tier.views]
     compared = [method(name) for name in arguments.optimizers.split(",")]
     guarded = [method(name) for name in arguments.guarded.split(",") if name]
     compared += [replace(entry, name=f"{entry.name} guarded", guard=True) for entry in guarded]
@@ -96,10 +110,19 @@ def main() -> None:
     if grid:
         rows += oracle(rows, [entry.name for entry in grid])
         labels.append("oracle")
-    print(markdown(rows, labels))
+    for views in sorted({task.views for task in tasks}):
+        for kind in ("captures", "procedural scenes"):
+            chosen = [row for row in rows if (f'"views": "{views}"' in row.task) and _kind(row.task) == kind]
+            if chosen and "adam-tuned" in labels:
+                print(f"\n{kind}, {views}, against adam-tuned:\n\n{markdown(chosen, labels, reference='adam-tuned')}")
+    print(f"\nall:\n\n{markdown(rows, labels)}")
     for reference in ("adam-tuned", "oracle"):
         if reference in labels:
             print(f"\nagainst {reference}:\n\n{markdown(rows, labels, reference=reference)}")
+
+
+def _kind(task: str) -> str:
+    return "procedural scenes" if "procedural:" in task else "captures"
 
 
 if __name__ == "__main__":

@@ -25,8 +25,8 @@ from learn2splat.render.base import Renderer
 
 DEAD_PSNR = 5.0
 """What a dead scene scores, in dB."""
-MOST_DB = 0.4
-"""Half differences within a pair are cut here: a collapse says no more than that, and few views no more than many."""
+MOST_DB = 1.0
+"""Half differences within a pair are cut here: a collapse says no more than that."""
 
 
 class CoarseOptimizer(TrainableOptimizer, Protocol):

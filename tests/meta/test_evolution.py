@@ -23,7 +23,7 @@ from tests.test_rollout import capture
 class Linear(Evolution):
     """Scores are linear in the weights."""
 
-    slopes = 0.01 * torch.linspace(-1, 1, len(GROUPS))[:, None]  # small: nothing is cut
+    slopes = 0.01 * torch.linspace(-1, 1, len(GROUPS))[:, None, None]  # small: nothing is cut
 
     def score(self, optimizer: SceneOptimizer, task: Task, steps: int) -> tuple[float, bool]:
         assert isinstance(optimizer, LearnedRule)
@@ -37,7 +37,7 @@ def source() -> TaskSource:
 def test_each_direction_moves_the_constants_of_one_group() -> None:
     one = rule()
     directions = one.coarse()
-    assert len(directions) == len(GROUPS) * (6 + len(DIRECTIONS))
+    assert len(directions) == len(GROUPS) * (8 + len(DIRECTIONS))
     for index, direction in enumerate(directions):
         amounts = [2.0 * (index == other) for other in range(len(directions))]
         moved = shifted(one, directions, amounts)

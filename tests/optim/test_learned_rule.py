@@ -86,8 +86,8 @@ def test_constants_interpolate_in_log_step_and_follow_the_views() -> None:
     rule = LearnedRule(RATES, SCHEDULE, knots=(0, 9, 99))
     group = GROUPS.index("quats")
     with torch.no_grad():
-        rule.log_step[group, :3] = torch.tensor([0.0, 1.0, -1.0])
-        rule.log_step[GROUPS.index("means"), 3:] = 1.0  # by the logarithm of the number of views
+        rule.log_step[group] = torch.tensor([0.0, 1.0, -1.0])
+        rule.log_step[GROUPS.index("means"), 1] = 1.0  # at 8 views only
         rule.weight[group, DIRECTIONS.index("slow")] = 0.5
 
     def step(at: int, views: int = 24) -> float:
@@ -101,7 +101,9 @@ def test_constants_interpolate_in_log_step_and_follow_the_views() -> None:
     assert step(half) == pytest.approx(squashed(expected), rel=1e-5)
     assert step(99) == step(10_000) == pytest.approx(squashed(-1.0), rel=1e-5)
     many = rule.constants(context(5, 1, 48))
-    assert float(many.factor["means"].detach().log()) == pytest.approx(squashed(0.693147), rel=1e-5)
+    for views, share in ((1, 0.0), (3, 0.0), (5, math.log(6 / 4) / math.log(9 / 4)), (8, 1.0), (24, 0.0), (48, 0.0)):
+        means = rule.constants(context(5, 1, views)).factor["means"].detach()
+        assert float(means.log()) == pytest.approx(squashed(share), rel=1e-5, abs=1e-6)
     assert float(many.weights["slow"]["quats"].detach()) == pytest.approx(0.5, rel=1e-6)
     assert float(many.weights["slow"]["means"].detach()) == 0.0
 

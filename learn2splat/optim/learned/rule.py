@@ -6,6 +6,7 @@ import copy
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -27,8 +28,6 @@ from learn2splat.optim.rates import GroupRates, PowerDecay, Schedule
 from learn2splat.scene.gaussians import GaussianScene
 from learn2splat.scene.lineage import Lineage
 
-USUAL_VIEWS = 24.0
-"""Number of training views at which the dependence on it vanishes."""
 MAX_LOG_STEP = 2.5
 """A group's step stays within exp(+-2.5) of the base."""
 PERSISTENCE_MEMORY = 0.9
@@ -55,16 +54,17 @@ class LearnedRule(torch.nn.Module):
     """Steps along a learned mixture of momentum and preconditioner directions.
 
     The update of parameter p in group g is ``-rate_g(t) e^{s_g} (b + sum_j w_gj b_j)``, with b the base direction
-    (m + damping g) / sqrt(v), b_j those of `DIRECTIONS`, and s, w piecewise linear in log(1 + t). Besides, s has a part
-    proportional to the logarithm of the number of training views, and one proportional to the group's persistence: the
-    running correlation of the newest gradient with the momentum, which is low where batches disagree or steps are too
-    long. With all constants zero it is Adam with ``rates``, ``schedule`` and ``damping``. In training mode updates are
+    (m + damping g) / sqrt(v), b_j those of `DIRECTIONS`, and s, w piecewise linear in log(1 + t). s is so in the
+    logarithm of the number of training views, too, and has a part proportional to the group's persistence: the running
+    correlation of the newest gradient with the momentum, which is low where batches disagree or steps are too long.
+    With all constants zero it is Adam with ``rates``, ``schedule`` and ``damping``. In training mode updates are
     differentiable in the constants.
 
     Args:
         rates: base step sizes.
         schedule: factor on the base rates over the run.
         knots: steps between which the constants are interpolated; constant before the first and after the last.
+        views: numbers of training views between which the step sizes are interpolated, likewise: few views over-fit.
         decays: of the moments.
         damping: weight of the newest gradient in the base direction.
     """
@@ -74,13 +74,15 @@ class LearnedRule(torch.nn.Module):
         rates: GroupRates = GroupRates(means=0.011, means_unit="footprint"),
         schedule: Schedule = PowerDecay(),
         knots: Sequence[int] = (0, 10, 50, 200, 1000, 5000),
+        views: Sequence[int] = (3, 8, 24),
         decays: MomentDecays = MomentDecays(),
         damping: float = 0.0,
     ) -> None:
         super().__init__()
         self.rates, self.schedule, self.decays, self.damping = rates, schedule, decays, damping
         self.log_knots = log_positions(knots)
-        self.log_step = torch.nn.Parameter(torch.zeros(len(GROUPS), 2 * len(knots)))
+        self.log_views = log_positions(views)
+        self.log_step = torch.nn.Parameter(torch.zeros(len(GROUPS), len(views), len(knots)))
         self.weight = torch.nn.Parameter(torch.zeros(len(GROUPS), len(DIRECTIONS), len(knots)))
         self.feedback = torch.nn.Parameter(torch.zeros(len(GROUPS), len(knots)))
 
@@ -96,8 +98,7 @@ class LearnedRule(torch.nn.Module):
             persistence: [groups] running correlations, -1..1; zero when not given.
         """
         hats = hat_functions(context.step, self.log_knots).to(self.log_step)
-        views = max(-2.5, min(1.5, math.log(context.train_views / USUAL_VIEWS)))
-        log_step = self.log_step @ torch.cat([hats, views * hats])
+        log_step = hat_functions(context.train_views, self.log_views).to(hats) @ (self.log_step @ hats).T
         if persistence is not None:
             log_step = log_step + (self.feedback @ hats) * persistence.to(log_step)
         weight = _descent(self.weight @ hats)
@@ -111,19 +112,20 @@ class LearnedRule(torch.nn.Module):
         """A copy whose steps are larger or smaller: all of them by up to e^1, each group by some more."""
         other = copy.deepcopy(self).eval()
         with torch.no_grad():
-            other.log_step[:, : len(self.log_knots)] += random_shift(generator).to(other.log_step)
+            other.log_step.add_(random_shift(generator).to(other.log_step)[:, None])
         return other
 
     def coarse(self) -> list[dict[str, Tensor]]:
         """Shifts of the constants of one group over some span of log-time, of a size that clearly shows."""
         late = [min(1.0, max(0.0, (knot - math.log(50)) / math.log(20))) for knot in self.log_knots]
         early = [min(1.0, max(0.0, 1 - (knot - math.log(10)) / math.log(10))) for knot in self.log_knots]
-        whole, none = [1.0] * len(late), [0.0] * len(late)
-        steps = [(0.25, early, none), (0.25, whole, none), (0.25, late, none), (0.18, none, whole), (0.18, none, late)]
+        whole, knots = [1.0] * len(late), len(self.log_views)
+        spans = [(early, list(range(knots)))]
+        spans += [(span, [knot]) for knot in range(knots) for span in (whole, late)]
         found = [
-            {"log_step": _row_of(self.log_step, row, [size * share for share in (*span, *by_views)])}
+            {"log_step": _row_of(self.log_step, (row, views), [0.25 * share for share in span])}
             for row in range(len(GROUPS))
-            for size, span, by_views in steps
+            for span, views in spans
         ]
         found += [{"feedback": _row_of(self.feedback, row, [0.5] * len(late))} for row in range(len(GROUPS))]
         found += [
@@ -237,8 +239,8 @@ def inner_products(grad: Tensor, momentum: Tensor, groups: Mapping[str, slice]) 
     return [columns[:, part].sum(dim=1) for part in groups.values()]
 
 
-def _row_of(parameter: Tensor, row: int | tuple[int, int], values: Sequence[float]) -> Tensor:
-    """Zeros in the shape of ``parameter``, but for one row."""
+def _row_of(parameter: Tensor, row: Any, values: Sequence[float]) -> Tensor:
+    """Zeros in the shape of ``parameter``, but for its rows at index ``row``."""
     filled = torch.zeros_like(parameter, requires_grad=False)
     filled[row] = torch.tensor(values).to(filled)
     return filled
@@ -258,9 +260,9 @@ def log_positions(knots: Sequence[int]) -> list[float]:
     return [math.log1p(step) for step in knots]
 
 
-def hat_functions(step: int, log_knots: Sequence[float]) -> Tensor:
-    """[knots] weights of a piecewise linear function of log(1 + step); constant before the first and after the last."""
-    position = math.log1p(step)
+def hat_functions(number: int, log_knots: Sequence[float]) -> Tensor:
+    """[knots] weights of a function piecewise linear in log(1 + number) and constant beyond the ends."""
+    position = math.log1p(number)
     hats = torch.zeros(len(log_knots), dtype=torch.float64)
     above = next((i for i, knot in enumerate(log_knots) if knot >= position), len(log_knots) - 1)
     below = max(above - 1, 0) if position <= log_knots[above] else above
