@@ -236,7 +236,7 @@ def test_death_costs_and_smaller_steps_cost_less() -> None:
     assert float(cost.detach()) == pytest.approx(1.0)
     cost.backward()
     assert optimizer.log_step.grad is not None
-    assert bool((optimizer.log_step.grad[:, 0] > 0).all())
+    assert bool((optimizer.log_step.grad[:, :, 0].sum(dim=1) > 0).all())
     state = one.rollout.state
     assert not is_dead(one)
     one.rollout.state = replace(
