@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import multiprocessing
-import os
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-import torch
 from omegaconf import DictConfig
 
 from learn2splat.config import build
-from learn2splat.data.base import SceneData
-from learn2splat.data.sources import load_scene
-from learn2splat.eval.protocol import Budgets, Method, Task, run_task
+from learn2splat.eval.protocol import Budgets, Method, run_task
 from learn2splat.eval.store import RowStore
+from learn2splat.eval.task import Task
+from learn2splat.eval.workers import kept_scene, processes
 from learn2splat.optim.base import SceneOptimizer
 
 
@@ -53,33 +49,18 @@ class Score:
 
     def _processes(self) -> ProcessPoolExecutor:
         if self._pool is None:
-            context = multiprocessing.get_context("spawn")
-            self._pool = ProcessPoolExecutor(self.workers, context, initializer=_one_thread)
+            self._pool = processes(self.workers)
         return self._pool
-
-
-def _one_thread() -> None:
-    torch.set_num_threads(1)
 
 
 def _unpacked(job: Sequence[Any]) -> float:
     return _run(*job)
 
 
-@lru_cache(maxsize=64)
-def _scene(name: str, max_size: int, test_every: int) -> SceneData:
-    return load_scene(name, max_size=max_size, test_every=test_every)
-
-
 def _run(optimizer: SceneOptimizer, task: Task, steps: tuple[int, ...], renderer: DictConfig) -> float:
     """Mean PSNR of one run over ``steps``."""
     store = RowStore(":memory:")
-    data = _scene(task.scene, task.max_size, task.test_every)
+    data = kept_scene(task.scene, task.max_size, task.test_every)
     run_task(task, [Method("candidate", lambda: optimizer, "")], Budgets(steps), store, build(renderer), data)
     rows = store.rows()
     return sum(row.psnr for row in rows) / len(rows)
-
-
-def cores() -> int:
-    """Number of processor cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
