@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 NATIVE := $(wildcard learn2splat/native/csrc/*) CMakeLists.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint bench meta-train wheel clean
+.PHONY: help setup demo test lint bench meta-train leaderboard leaderboard-full wheel clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -47,6 +47,12 @@ space := $(empty) $(empty)
 
 meta-train: setup  ## train learned-rule from nothing on procedural scenes and, when present, CAPTURES
 	$(BIN)/l2s meta-train --out outputs/meta/learned-rule "data.captures=[$(subst $(space),$(comma),$(strip $(CAPTURES)))]"
+
+leaderboard: setup  ## all optimizers on small scenes, under an hour; resumable
+	$(BIN)/l2s leaderboard
+
+leaderboard-full: setup  ## up to 30,000 steps and 300 s on larger ones, for days; resumable
+	$(BIN)/l2s leaderboard preset=full
 
 wheel: setup  ## build a wheel into dist/ and try it in a fresh environment outside the tree
 	$(BIN)/pip wheel --quiet --no-deps --wheel-dir dist .

@@ -128,6 +128,39 @@ def meta_train(overrides: tuple[str, ...], out: Path | None, quiet: bool) -> Non
     click.echo(str(finished))
 
 
+@cli.command(
+    epilog="""\b
+Examples:
+  l2s leaderboard
+  l2s leaderboard --scenes /captures/garden --optimizers adam,mine=outputs/meta/mine/optimizer
+  l2s leaderboard --plugin examples.sign_descent:SignDescent preset=full --shard 0/8"""
+)
+@click.option("--scenes", metavar="PATH", multiple=True, help="Measure on this instead; may be given again.")
+@click.option(
+    "--optimizers", metavar="LIST", help="[LABEL=]NAME,...: names, trained folders, entry points (all names)."
+)
+@click.option("--settings", metavar="LIST", help="VIEWS[+INIT],...: dense, sparse:3, dense+random, ...")
+@click.option("--plugin", "plugins", metavar="MODULE:CLASS", multiple=True, help="One more optimizer.")
+@click.option("--out", type=click.Path(path_type=Path), help="Folder; the rows in it are not measured again.")
+@click.option("--workers", type=int, help="Processes for fixed steps (one per core).")
+@click.option("--shard", metavar="I/N", help="Every N-th scene from the I-th, without pages (0/1).")
+@click.option("--only-report", is_flag=True, help="Measure nothing; tables and pages of the rows there are.")
+@click.argument("overrides", nargs=-1, metavar="[GROUP.KEY=VALUE]...")
+def leaderboard(overrides: tuple[str, ...], only_report: bool, **flags: Any) -> None:
+    """Compare optimizers on scenes at fixed steps and seconds; goes on where it was stopped."""
+    interrupts = Interrupts()
+    from learn2splat.board import Board, compose_board
+
+    board = Board(compose_board({name: value for name, value in flags.items() if value}, overrides), click.echo)
+    if not only_report:
+        board.measure(interrupts)
+    page = board.write()
+    if interrupts.received:
+        click.echo("l2s: interrupted; the same command goes on", err=True)
+        sys.exit(128 + interrupts.received)
+    click.echo(str(page or board.folder))
+
+
 @cli.group()
 def scene() -> None:
     """Make scenes."""

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import shlex
 from pathlib import Path
 from typing import Any
 
 import jinja2
+import numpy as np
 from markupsafe import Markup
 from matplotlib.figure import Figure
+from PIL import Image
+from torch import Tensor
 
 from learn2splat.files import write_text
 
@@ -38,3 +42,16 @@ def svg(figure: Figure) -> Markup:
     figure.savefig(stream, format="svg", metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
     text = stream.getvalue()
     return Markup(text[text.index("<svg") :])
+
+
+def jpeg(picture: Tensor) -> bytes:
+    """A JPEG file of a picture [H, W, 3] in 0..1."""
+    pixels = (picture.clamp(0, 1) * 255).round().byte().cpu().numpy()
+    stream = io.BytesIO()
+    Image.fromarray(np.ascontiguousarray(pixels)).save(stream, format="JPEG", quality=92)
+    return stream.getvalue()
+
+
+def data_url(jpeg: bytes) -> str:
+    """A JPEG file as the source of an image in a page."""
+    return "data:image/jpeg;base64," + base64.b64encode(jpeg).decode("ascii")

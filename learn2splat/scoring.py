@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from functools import lru_cache
 from pathlib import Path
 
 from omegaconf import DictConfig
 
 from learn2splat.config import build
-from learn2splat.data.base import SceneData
-from learn2splat.data.sources import load_scene
-from learn2splat.eval.protocol import Budgets, Method, Task, run_task
+from learn2splat.eval.protocol import Budgets, Method, run_task
 from learn2splat.eval.store import RowStore
+from learn2splat.eval.task import Task
+from learn2splat.eval.workers import kept_scene
 from learn2splat.optim.base import SceneOptimizer
 
 
@@ -44,13 +43,8 @@ class Score:
 
     def _run(self, optimizer: SceneOptimizer, task: Task) -> float:
         """Mean PSNR of one run over ``steps``."""
-        store, data = RowStore(":memory:"), _scene(task.scene, task.max_size, task.test_every)
+        store, data = RowStore(":memory:"), kept_scene(task.scene, task.max_size, task.test_every)
         candidate = Method("candidate", lambda: optimizer, "")
         run_task(task, [candidate], Budgets(self.steps), store, self.renderer, data, self.device)
         rows = store.rows()
         return sum(row.psnr for row in rows) / len(rows)
-
-
-@lru_cache(maxsize=64)
-def _scene(name: str, max_size: int, test_every: int) -> SceneData:
-    return load_scene(name, max_size=max_size, test_every=test_every)

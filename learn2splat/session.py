@@ -18,7 +18,7 @@ from learn2splat.config import BadConfigError, build
 from learn2splat.data.base import SceneData
 from learn2splat.data.sources import load_scene
 from learn2splat.data.views import choose_views, probe_views
-from learn2splat.eval.metrics import ViewMetrics, evaluate
+from learn2splat.eval.metrics import ViewMetrics, evaluate, means
 from learn2splat.eval.report import write_report
 from learn2splat.optim.base import SceneOptimizer
 from learn2splat.render.base import BackendMissingError
@@ -182,12 +182,12 @@ class Session:
 
     def _evaluate(self, listener: Listener) -> None:
         state, split = self.rollout.state, "test" if self.test else "train"
-        views = self._rendered(self.rollout.outcome().scene)
+        psnr, ssim = means(self._rendered(self.rollout.outcome().scene))
         row = {
             "step": state.step,
             "split": split,
-            "psnr": sum(view.psnr for view in views) / len(views),
-            "ssim": sum(view.ssim for view in views) / len(views),
+            "psnr": psnr,
+            "ssim": ssim,
             "loss": state.running_loss,
             "seconds": state.seconds,
             "seconds_render": state.seconds_render,

@@ -85,9 +85,10 @@ def main() -> None:
     from dataclasses import replace
 
     from learn2splat.eval.methods import adam_grid, method
-    from learn2splat.eval.protocol import Budgets, Task, run_task
+    from learn2splat.eval.protocol import Budgets, run_task
     from learn2splat.eval.statistics import markdown, oracle
     from learn2splat.eval.store import RowStore
+    from learn2splat.eval.task import Task
     from learn2splat.render.auto import auto_renderer
 
     tier = TIERS[arguments.tier]

@@ -32,8 +32,9 @@ def main() -> None:
     from learn2splat.data.base import PointCloud, SceneData
     from learn2splat.data.sources import load_scene
     from learn2splat.eval.methods import method
-    from learn2splat.eval.protocol import Budgets, Task, run_task
+    from learn2splat.eval.protocol import Budgets, run_task
     from learn2splat.eval.store import RowStore
+    from learn2splat.eval.task import Task
     from learn2splat.meta.tasks import crowded
     from learn2splat.render.auto import auto_renderer
     from learn2splat.render.base import RenderSettings

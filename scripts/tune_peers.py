@@ -77,9 +77,10 @@ def main() -> None:
     parser.add_argument("--rows", type=Path, default=Path("tuning.sqlite"))
     arguments = parser.parse_args()
 
-    from learn2splat.eval.protocol import Budgets, Method, Task, run_task
+    from learn2splat.eval.protocol import Budgets, Method, run_task
     from learn2splat.eval.statistics import per_scene
     from learn2splat.eval.store import RowStore
+    from learn2splat.eval.task import Task
     from learn2splat.render.auto import auto_renderer
 
     methods = [Method(name, build, name) for name, build in candidates().items()]

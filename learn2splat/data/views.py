@@ -13,6 +13,9 @@ from learn2splat.cameras import Cameras
 from learn2splat.data.base import SceneData
 from learn2splat.errors import UserError
 
+MIN_BASELINE = 0.05
+"""Least distance, in `view_features`, of a target from every context view: 5 % of the rig's radius, or 3 degrees."""
+
 
 def train_test_split(count: int, test_every: int) -> tuple[list[int], list[int]]:
     """Hold out every n-th view, the first included, as Mip-NeRF 360 and 3DGS do.
@@ -57,13 +60,16 @@ def farthest_point_order(features: Tensor, count: int, start: int) -> list[int]:
 def sparse_views(scene: SceneData, k: int, generator: torch.Generator) -> tuple[list[int], list[int]]:
     """A sparse-view task: few well-spread context views, measured on the held-out ones.
 
+    A held-out view within `MIN_BASELINE` of a context view would be no test, as neighbouring frames of a film are
+    nearly equal; if all are, the farthest is kept.
+
     Args:
         scene: the scene.
         k: number of context views.
         generator: chooses the first context view; the rest follows by farthest points over centres and directions.
 
     Returns:
-        (context, targets): k ascending training views, and the test views.
+        (context, targets): k ascending training views, and the test views with their baseline.
 
     Raises:
         ValueError: ``k`` is not between 1 and the number of training views.
@@ -74,7 +80,12 @@ def sparse_views(scene: SceneData, k: int, generator: torch.Generator) -> tuple[
     features = view_features(scene.cameras.take(list(scene.train)))
     start = int(torch.randint(available, (), generator=generator))
     context = sorted(scene.train[i] for i in farthest_point_order(features, k, start))
-    return context, list(scene.test)
+    if not scene.test:
+        return context, []
+    features = view_features(scene.cameras)
+    baselines = torch.cdist(features[list(scene.test)], features[context]).amin(dim=1)
+    least = min(MIN_BASELINE, float(baselines.max()))
+    return context, [view for view, baseline in zip(scene.test, baselines.tolist(), strict=True) if baseline >= least]
 
 
 def choose_views(scene: SceneData, kind: str, seed: int) -> tuple[list[int], list[int]]:

@@ -45,3 +45,8 @@ def evaluate(scene: GaussianScene, scene_loss: SceneLoss, views: Sequence[int]) 
         image, target = rendered.image[0].clamp(0, 1), scene_loss.photos([view])[0]
         results.append(ViewMetrics(view, psnr(image, target), ssim(image, target), image.cpu()))
     return results
+
+
+def means(views: Sequence[ViewMetrics]) -> tuple[float, float]:
+    """Mean PSNR and SSIM over views."""
+    return sum(view.psnr for view in views) / len(views), sum(view.ssim for view in views) / len(views)

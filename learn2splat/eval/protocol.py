@@ -1,4 +1,4 @@
-"""scenes x methods x seeds x budgets -> rows: one loop for learned and conventional optimizers alike.
+"""scenes x settings x methods x seeds x budgets -> rows: one loop for learned and conventional optimizers alike.
 
 All methods of a task share the photos, the renderer, the loss, the initial scene and the order of views. They are
 stepped in turn, a few steps each, so that drift of the machine's speed hits all of them alike.
@@ -7,47 +7,28 @@ stepped in turn, a few steps each, so that drift of the machine's speed hits all
 from __future__ import annotations
 
 import json
+import logging
 import math
+import sys
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 
 import torch
+from torch import Tensor
 
 from learn2splat.data.base import SceneData
-from learn2splat.data.sources import load_scene
-from learn2splat.data.views import RandomViews, choose_views, probe_views
-from learn2splat.eval.metrics import evaluate
+from learn2splat.data.views import RandomViews, probe_views
+from learn2splat.eval.metrics import evaluate, means
 from learn2splat.eval.store import Row, RowStore
-from learn2splat.losses import PhotometricLoss
+from learn2splat.eval.task import Start, Task, prepare
 from learn2splat.optim.base import SceneOptimizer
 from learn2splat.render.base import Renderer
 from learn2splat.rollout import OutcomeKind, Rollout, RolloutState, StepRecord
-from learn2splat.scene.gaussians import GaussianScene
-from learn2splat.scene.initialise import initial_scene
-from learn2splat.scene_loss import SceneLoss
 
 TURN_STEPS = 10
 """Steps that one method takes before it is the next one's turn."""
-
-
-@dataclass(frozen=True)
-class Task:
-    """What all methods are given alike; see ``configs/optimize.yaml`` for the fields."""
-
-    scene: str
-    seed: int = 0
-    views: str = "dense"
-    init: str = "auto"
-    max_size: int = 128
-    max_gaussians: int | None = 2000
-    sh_degree: int = 3
-    batch_views: int = 4
-    test_every: int = 8
-
-    @property
-    def key(self) -> str:
-        """The task as text, equal for equal tasks."""
-        return json.dumps(asdict(self), sort_keys=True)
+ERROR = "error"
+"""Outcome of a run whose optimizer raised an exception."""
 
 
 @dataclass(frozen=True)
@@ -76,6 +57,7 @@ class Budgets:
     Args:
         steps: ascending numbers of updates; 0 evaluates the initial scene.
         seconds: ascending optimisation times; a run goes on until both lists are done, or until ``steps`` ends it.
+            Without ``steps`` it does not know its horizon.
     """
 
     steps: Sequence[int] = (0, 10, 20, 50, 100, 200, 500)
@@ -87,6 +69,21 @@ class Budgets:
         return json.dumps([list(self.steps), list(self.seconds)])
 
 
+@dataclass(frozen=True)
+class Measured:
+    """What one run gave.
+
+    Args:
+        method: its name.
+        rows: one per budget.
+        picture: last rendering [H, W, 3] of the view that is `Start.shown`, in 0..1.
+    """
+
+    method: str
+    rows: list[Row]
+    picture: Tensor
+
+
 @dataclass
 class _Run:
     """One method on one task, in progress."""
@@ -94,9 +91,11 @@ class _Run:
     method: Method
     rollout: Rollout
     records: Iterator[StepRecord]
+    due_steps: list[int]
+    due_seconds: list[float]
     rows: list[Row] = field(default_factory=list)
-    due_steps: list[int] = field(default_factory=list)
-    due_seconds: list[float] = field(default_factory=list)
+    picture: Tensor | None = None
+    raised: bool = False
 
 
 def run_task(
@@ -124,47 +123,66 @@ def run_task(
     missing = [method for method in methods if not store.has(task.key, method.name, budgets.key)]
     if not missing:
         return
-    data = data or load_scene(task.scene, max_size=task.max_size, test_every=task.test_every)
-    train, test = choose_views(data, task.views, task.seed)
-    scene = initial_scene(
-        data, train, task.init, sh_degree=task.sh_degree, max_gaussians=task.max_gaussians, seed=task.seed
-    )
-    loss = SceneLoss(data, renderer, PhotometricLoss(), device=device)
-    active = [_begin(method, loss, train, scene, task, budgets) for method in missing]
-    while active:
-        for run in list(active):
-            if _take_turn(run, task, data.name, test):
-                store.add(task.key, run.method.name, budgets.key, run.rows)
-                active.remove(run)
+    start = prepare(task, renderer, data, device)
+    store.register_task(task.key, start.digest)
+    for found in measure(start, missing, budgets):
+        store.add(task.key, found.method, budgets.key, found.rows)
 
 
-def _begin(
-    method: Method, loss: SceneLoss, train: list[int], scene: GaussianScene, task: Task, budgets: Budgets
-) -> _Run:
+def measure(
+    start: Start, methods: Sequence[Method], budgets: Budgets, stop: Callable[[], bool] = lambda: False
+) -> Iterator[Measured]:
+    """Run ``methods`` in turn; each is yielded once it is through.
+
+    The next turn is always that of the method that is furthest behind, in seconds when there are budgets in seconds.
+
+    Args:
+        start: what they are given.
+        methods: who competes.
+        budgets: when to evaluate.
+        stop: asked before each turn; True ends all without another result.
+    """
+    active = [_begin(method, start, budgets) for method in methods]
+    while active and not stop():
+        run = min(active, key=lambda run: run.rollout.state.seconds if budgets.seconds else run.rollout.state.step)
+        if _take_turn(run, start):
+            active.remove(run)
+            assert run.picture is not None
+            yield Measured(run.method.name, run.rows, run.picture)
+
+
+def _begin(method: Method, start: Start, budgets: Budgets) -> _Run:
     optimizer = method.build()
-    train, probe = probe_views(train) if method.guard else (train, [])
-    sampler = RandomViews(loss.data.cameras, train, task.batch_views, task.seed)
-    state = RolloutState.start(scene.to(loss.device), optimizer, method.average)
-    steps = max(budgets.steps)
-    rollout = Rollout(loss, train, optimizer, sampler, state, horizon=steps, probe=probe)
-    run = _Run(method, rollout, rollout.run(steps), due_steps=list(budgets.steps), due_seconds=list(budgets.seconds))
-    return run
+    train, probe = probe_views(start.train) if method.guard else (start.train, [])
+    sampler = RandomViews(start.loss.data.cameras, train, start.task.batch_views, start.task.seed)
+    state = RolloutState.start(start.scene, optimizer, method.average)
+    horizon = max(budgets.steps, default=None)
+    rollout = Rollout(start.loss, train, optimizer, sampler, state, horizon=horizon, probe=probe)
+    seconds = math.inf if budgets.steps else max(budgets.seconds)
+    records = rollout.run(sys.maxsize if horizon is None else horizon, time_budget=seconds)
+    return _Run(method, rollout, records, list(budgets.steps), list(budgets.seconds))
 
 
-def _take_turn(run: _Run, task: Task, scene_name: str, test: Sequence[int]) -> bool:
+def _take_turn(run: _Run, start: Start) -> bool:
     """Some steps of one method, with the evaluations that fall due; whether it is through."""
     for _ in range(TURN_STEPS):
-        _evaluate_due(run, task, scene_name, test)
-        if next(run.records, None) is None:
-            _evaluate_due(run, task, scene_name, test, ended=True)
+        _evaluate_due(run, start)
+        try:
+            going_on = next(run.records, None) is not None
+        except Exception:
+            name = start.loss.data.name
+            logging.getLogger(__name__).exception("%s failed on %s (%s)", run.method.name, name, start.task.setting)
+            going_on, run.raised = False, True
+        if not going_on:
+            _evaluate_due(run, start, ended=True)
             return True
     return False
 
 
-def _evaluate_due(run: _Run, task: Task, scene_name: str, test: Sequence[int], ended: bool = False) -> None:
+def _evaluate_due(run: _Run, start: Start, ended: bool = False) -> None:
     state = run.rollout.state
     outcome = run.rollout.outcome()
-    failed = outcome.kind is not OutcomeKind.OK
+    failed = run.raised or outcome.kind is not OutcomeKind.OK
     due: list[tuple[str, float]] = []
     while run.due_steps and (run.due_steps[0] <= state.step or (ended and failed)):
         due.append(("steps", run.due_steps.pop(0)))
@@ -172,23 +190,25 @@ def _evaluate_due(run: _Run, task: Task, scene_name: str, test: Sequence[int], e
         due.append(("seconds", run.due_seconds.pop(0)))
     if not due:
         return
-    views = evaluate(outcome.scene, run.rollout.scene_loss, test)
+    views = evaluate(state.best if run.raised else outcome.scene, start.loss, start.test)
+    run.picture = next(view.image for view in views if view.view == start.shown)
+    psnr, ssim = means(views)
     for kind, budget in due:
         run.rows.append(
             Row(
-                task=task.key,
-                scene=scene_name,
+                task=start.task.key,
+                scene=start.loss.data.name,
                 method=run.method.name,
-                seed=task.seed,
+                seed=start.task.seed,
                 kind=kind,
                 budget=float(budget),
                 step=state.step,
-                psnr=math.fsum(view.psnr for view in views) / len(views),
-                ssim=math.fsum(view.ssim for view in views) / len(views),
+                psnr=psnr,
+                ssim=ssim,
                 seconds=state.seconds,
                 seconds_render=state.seconds_render,
                 seconds_update=state.seconds_update,
                 gaussians=len(state.scene),
-                outcome=outcome.kind.value,
+                outcome=ERROR if run.raised else outcome.kind.value,
             )
         )

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import base64
-import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from markupsafe import Markup
 from matplotlib.figure import Figure
-from PIL import Image
 from torch import Tensor
 
 from learn2splat.eval.metrics import ViewMetrics
-from learn2splat.page import ACCENT, svg, write_page
+from learn2splat.page import ACCENT, data_url, jpeg, svg, write_page
 
 ERROR_GAIN = 4.0
 MAX_FIGURES = 24
@@ -45,9 +41,9 @@ def write_report(
                 "name": name,
                 "psnr": view.psnr,
                 "ssim": view.ssim,
-                "photo": _data_url(photo),
-                "render": _data_url(view.image),
-                "error": _data_url(error),
+                "photo": data_url(jpeg(photo)),
+                "render": data_url(jpeg(view.image)),
+                "error": data_url(jpeg(error)),
             }
         )
     values = {"summary": summary, "metrics": metrics, "figures": figures, "config": config, "curves": curves(metrics)}
@@ -67,10 +63,3 @@ def curves(metrics: Sequence[Mapping[str, Any]]) -> Markup:
         axis.set_xlim(left=0)
         axis.grid(alpha=0.3)
     return svg(figure)
-
-
-def _data_url(picture: Tensor) -> str:
-    pixels = (picture.clamp(0, 1) * 255).round().byte().cpu().numpy()
-    stream = io.BytesIO()
-    Image.fromarray(np.ascontiguousarray(pixels)).save(stream, format="JPEG", quality=92)
-    return "data:image/jpeg;base64," + base64.b64encode(stream.getvalue()).decode("ascii")

@@ -44,11 +44,15 @@ class Row:
     outcome: str
 
 
+PHOTO = ""
+"""Stands for a method where a picture is the photo."""
 _COLUMNS = [entry.name for entry in fields(Row)]
 _SCHEMA = f"""
 create table if not exists rows ({", ".join(_COLUMNS)}, primary key (task, method, kind, budget));
 create table if not exists runs (task, method, budgets, primary key (task, method));
 create table if not exists methods (name primary key, digest);
+create table if not exists tasks (name primary key, digest);
+create table if not exists pictures (task, method, jpeg, primary key (task, method));
 """
 
 
@@ -71,14 +75,29 @@ class RowStore:
         Raises:
             UserError: rows of another method of that name are in the file.
         """
+        self._remember("methods", method, digest, f"{method!r} has changed", "give it another name")
+
+    def register_task(self, task: str, digest: str) -> None:
+        """Remember what ``task`` gave to its methods.
+
+        Raises:
+            UserError: its rows were measured on other photos, with another split, start or renderer.
+        """
+        self._remember("tasks", task, digest, f"the scene of {task} has changed", "restore it")
+
+    def _remember(self, table: str, name: str, digest: str, changed: str, remedy: str) -> None:
         with self._connection:
-            found = self._connection.execute("select digest from methods where name = ?", (method,)).fetchone()
+            found = self._connection.execute(f"select digest from {table} where name = ?", (name,)).fetchone()
             if found is not None and found[0] != digest:
-                raise UserError(
-                    f"{self.path}: {method!r} has changed since its rows were measured; "
-                    "give it another name, or use another file"
-                )
-            self._connection.execute("insert or ignore into methods values (?, ?)", (method, digest))
+                raise UserError(f"{self.path}: {changed} since its rows were measured; {remedy}, or use another file")
+            self._connection.execute(f"insert or ignore into {table} values (?, ?)", (name, digest))
+
+    def forget(self, method: str) -> None:
+        """Drop everything about ``method``."""
+        with self._connection:
+            for table in ("rows", "runs", "pictures"):
+                self._connection.execute(f"delete from {table} where method = ?", (method,))
+            self._connection.execute("delete from methods where name = ?", (method,))
 
     def has(self, task: str, method: str, budgets: str) -> bool:
         """Whether this run was measured, to these budgets."""
@@ -86,13 +105,45 @@ class RowStore:
         found = self._connection.execute(query, (task, method)).fetchone()
         return found is not None and found[0] == budgets
 
-    def add(self, task: str, method: str, budgets: str, rows: Sequence[Row]) -> None:
-        """Add the rows of one finished run, replacing older ones of the same run."""
+    def add(self, task: str, method: str, budgets: str, rows: Sequence[Row], jpeg: bytes | None = None) -> None:
+        """Add the rows of one finished run, and its picture, replacing older ones of the same run."""
         marks = ", ".join("?" * len(_COLUMNS))
         with self._connection:
             self._connection.execute("delete from rows where task = ? and method = ?", (task, method))
             self._connection.executemany(f"insert into rows values ({marks})", [astuple(row) for row in rows])
             self._connection.execute("insert or replace into runs values (?, ?, ?)", (task, method, budgets))
+            if jpeg is not None:
+                self._connection.execute("insert or replace into pictures values (?, ?, ?)", (task, method, jpeg))
+
+    def add_photo(self, task: str, jpeg: bytes) -> None:
+        """Keep the photo that the pictures of ``task`` are compared with."""
+        with self._connection:
+            self._connection.execute("insert or replace into pictures values (?, ?, ?)", (task, PHOTO, jpeg))
+
+    def pictures(self, task: str) -> dict[str, bytes]:
+        """JPEG files by the name of the method; the photo is that of `PHOTO`."""
+        query = "select method, jpeg from pictures where task = ?"
+        return dict(self._connection.execute(query, (task,)).fetchall())
+
+    def absorb(self, other: RowStore) -> None:
+        """Add the runs of ``other`` that are not here yet.
+
+        Raises:
+            UserError: a method or a task is not the same there.
+        """
+        for table, register in (("methods", self.register), ("tasks", self.register_task)):
+            for name, digest in other._connection.execute(f"select name, digest from {table}"):
+                register(name, digest)
+        pictures = {task: other.pictures(task) for (task,) in other._connection.execute("select name from tasks")}
+        rows: dict[tuple[str, str], list[Row]] = {}
+        for row in other.rows():
+            rows.setdefault((row.task, row.method), []).append(row)
+        for task, method, budgets in other._connection.execute("select task, method, budgets from runs").fetchall():
+            if not self.has(task, method, budgets):
+                self.add(task, method, budgets, rows.get((task, method), []), pictures.get(task, {}).get(method))
+        for task, found in pictures.items():
+            if PHOTO in found:
+                self.add_photo(task, found[PHOTO])
 
     def rows(self, methods: Iterable[str] | None = None) -> list[Row]:
         """All rows, or those of some methods."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import combinations
 
 import pytest
@@ -15,6 +16,7 @@ from hypothesis import strategies as st
 from learn2splat.cameras import Cameras
 from learn2splat.data.base import SceneData
 from learn2splat.data.views import (
+    MIN_BASELINE,
     FarthestPointViews,
     RandomViews,
     ViewSampler,
@@ -107,6 +109,24 @@ def test_context_comes_from_training_and_targets_are_the_test_views(k: int, seed
 def test_more_context_than_training_views_is_refused(k: int) -> None:
     with pytest.raises(ValueError, match=f"sparse:{k}.*1 to 14"):
         sparse_views(scene(17), k, torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize("count", [40, 1000])
+def test_targets_keep_a_baseline_from_every_context_view(count: int) -> None:
+    data = scene(count)
+    context, targets = sparse_views(data, 3, torch.Generator().manual_seed(0))
+    features = view_features(data.cameras)
+    nearest = torch.cdist(features, features[context]).amin(dim=1)
+    assert targets == [view for view in data.test if nearest[view] >= MIN_BASELINE]
+    assert (len(targets) < len(data.test)) == (count == 1000)  # of a film, some frames are nearly context views
+
+
+def test_one_target_is_kept_where_all_are_too_near() -> None:
+    views = Cameras.of_one_size(torch.eye(3).repeat(9, 1, 1), torch.eye(4).repeat(9, 1, 1), 4, 4)
+    data = replace(scene(9, test_every=4), cameras=views)
+    _, targets = sparse_views(data, 3, torch.Generator().manual_seed(0))
+    assert targets
+    assert set(targets) <= set(data.test)
 
 
 def test_views_at_one_place_are_told_apart_by_direction() -> None:

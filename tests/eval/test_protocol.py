@@ -11,9 +11,10 @@ import torch
 
 from learn2splat.errors import UserError
 from learn2splat.eval.metrics import psnr, ssim
-from learn2splat.eval.protocol import Budgets, Method, Task, run_task
+from learn2splat.eval.protocol import Budgets, Method, run_task
 from learn2splat.eval.statistics import differences, markdown, oracle, per_scene, summarise, win_rate
 from learn2splat.eval.store import Row, RowStore
+from learn2splat.eval.task import Task
 from learn2splat.optim.adam import Adam
 from learn2splat.optim.base import SceneOptimizer
 from learn2splat.optim.rates import GroupRates, PowerDecay

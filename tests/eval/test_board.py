@@ -1,0 +1,387 @@
+"""The leaderboard: agrees with other loops, keeps failures, survives kills, joins plugins, opens without a network."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from importlib.metadata import EntryPoint
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from learn2splat.api import optimize
+from learn2splat.board import Board, compose_board
+from learn2splat.cli import main
+from learn2splat.config import BadConfigError, build
+from learn2splat.data.views import RandomViews
+from learn2splat.errors import UserError
+from learn2splat.eval import methods
+from learn2splat.eval.leaderboard import tables
+from learn2splat.eval.metrics import evaluate, means
+from learn2splat.eval.store import Row, RowStore
+from learn2splat.eval.task import prepare
+from learn2splat.eval.workers import kept_scene
+from learn2splat.scene.gaussians import GaussianScene
+from learn2splat.scene.ply import write_ply
+
+SCENES = ("procedural:seed=3,views=12,width=32", "procedural:seed=5,views=12,width=32")
+TINY = ["max_gaussians=60", "sh_degree=1", "batch_views=2", "workers=1"]
+SMALL = [*TINY, "budgets.steps=[0,3,12]", "budgets.seconds=[]"]
+BROKEN = """
+from dataclasses import replace
+from learn2splat.eval.methods import method
+from learn2splat.optim.adam import Adam
+
+def Hot():
+    adam = method("adam-tuned").build()
+    adam.schedule = replace(adam.schedule, scale=100 * adam.schedule.scale)
+    return adam
+
+class Clumsy(Adam):
+    def update(self, grads, state, scene, context):
+        if context.step == 5:
+            raise RuntimeError("not today")
+        return super().update(grads, state, scene, context)
+
+class Nothing:
+    pass
+"""
+
+
+def board(
+    out: Path,
+    *overrides: str,
+    optimizers: str = "adam",
+    scenes: tuple[str, ...] = SCENES[:1],
+    settings: str = "dense",
+) -> Board:
+    flags = {"out": out, "optimizers": optimizers, "scenes": scenes, "settings": settings}
+    return Board(compose_board(flags, [*SMALL, *overrides]))
+
+
+def measured(*arguments: object, **named: object) -> list[Row]:
+    found = board(*arguments, **named)  # type: ignore[arg-type]
+    found.measure()
+    return found.rows()
+
+
+def values(rows: list[Row]) -> set[tuple[object, ...]]:
+    """All that does not depend on the clock."""
+    return {(r.task, r.method, r.kind, r.budget, r.step, r.psnr, r.ssim, r.gaussians, r.outcome) for r in rows}
+
+
+@pytest.mark.parametrize("setting", ["dense", "sparse:3", "dense+random"])
+def test_rows_of_adam_are_those_of_optimize(tmp_path: Path, setting: str) -> None:
+    rows = measured(tmp_path, settings=setting)
+    views, _, init = setting.partition("+")
+    result = optimize(
+        SCENES[0],
+        optimizer="adam",
+        steps=12,
+        eval_at=[0, 3],
+        views=views,
+        init=init or "auto",
+        max_size=96,
+        max_gaussians=60,
+        sh_degree=1,
+        batch_views=2,
+    )
+    assert [(r.budget, r.psnr, r.ssim) for r in rows] == [(m["step"], m["psnr"], m["ssim"]) for m in result.metrics]
+
+
+def split(scene: GaussianScene) -> list[torch.Tensor]:
+    return [*scene.tensors()[:4], scene.sh[:, :1], scene.sh[:, 1:]]
+
+
+def joined(parameters: list[torch.nn.Parameter]) -> GaussianScene:
+    tensors = [parameter.detach().clone() for parameter in parameters]
+    return GaussianScene(*tensors[:4], torch.cat(tensors[4:], dim=1))
+
+
+def test_rows_of_adam_are_those_of_a_loop_on_torch(tmp_path: Path) -> None:
+    """`torch.optim.Adam`, 3DGS's decay of the means' rate and a running average come to the same within 1e-4 dB.
+
+    From a start whose Gaussians are not spheres: the rotation of a sphere has no gradient but rounding errors, which
+    Adam makes as large as any other.
+    """
+    steps = 100
+    spheres = board(tmp_path)
+    scene = prepare(spheres.tasks[0], build(spheres.config.renderer)).scene
+    noise = torch.Generator().manual_seed(0)
+    write_ply(scene.map(lambda tensor: tensor + 0.1 * torch.randn(tensor.shape, generator=noise)), tmp_path / "a.ply")
+    found = board(tmp_path, f"budgets.steps=[0,{steps}]", settings=f"dense+ply:{tmp_path / 'a.ply'}")
+    found.measure()
+    start = prepare(found.tasks[0], build(found.config.renderer))
+    extent = start.loss.data.cameras.take(start.train).extent_world
+    rates = (1.6e-4 * extent, 5e-3, 1e-3, 5e-2, 2.5e-3, 1.25e-4)
+    parameters = [torch.nn.Parameter(tensor.clone()) for tensor in split(start.scene)]
+    adam = torch.optim.Adam([{"params": [p], "lr": r} for p, r in zip(parameters, rates, strict=True)], eps=1e-15)
+    sampler = RandomViews(start.loss.data.cameras, start.train, 2, 0)
+    average = start.scene
+    for step in range(steps):
+        gradient = start.loss.gradient(joined(parameters), sampler.draw()).grads
+        for parameter, grad in zip(parameters, split(gradient), strict=True):
+            parameter.grad = grad.clone()
+        adam.param_groups[0]["lr"] = rates[0] * 0.01 ** (step / steps)
+        adam.step()
+        average = average.map(lambda old, new, w=min(1.0, 10 / (step + 1)): old.lerp(new, w), joined(parameters))
+    psnr, _ = means(evaluate(average, start.loss, start.test))
+    assert found.rows()[-1].psnr == pytest.approx(psnr, abs=1e-4)
+
+
+def test_one_method_under_two_names_differs_by_nothing(tmp_path: Path) -> None:
+    rows = measured(tmp_path, optimizers="adam,again=adam", scenes=SCENES)
+    (table,) = tables(rows).values()
+    for budget in (0, 3, 12):
+        entry = table.entry("dense", "steps", budget, "again", "adam")
+        assert entry is not None
+        assert entry.over_reference is not None
+        assert (entry.over_reference.low, entry.over_reference.mean, entry.over_reference.high) == (0, 0, 0)
+
+
+@pytest.fixture
+def broken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder to work in, with optimizers that fail."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delitem(sys.modules, "broken", raising=False)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    (tmp_path / "broken.py").write_text(BROKEN)
+    return tmp_path
+
+
+def test_failures_are_shown_with_their_outcome(broken: Path) -> None:
+    found = board(broken / "out", "plugins=['broken:Hot','broken:Clumsy']", "budgets.steps=[0,2,40]", scenes=SCENES)
+    found.measure()
+    page = found.write()
+    assert page is not None
+    outcomes = {row.method: row.outcome for row in found.rows() if row.budget == 40}
+    assert outcomes["adam"] == "ok"
+    assert outcomes["Hot"] == "diverged"
+    assert outcomes["Clumsy"] == "error"
+    assert len(found.rows()) == 3 * 3 * len(SCENES)
+    assert found.missing() == 0
+    text = json.loads((broken / "out" / "leaderboard.json").read_text())
+    counted = {e["method"]: e["failures"] for e in text["entries"] if e["budget"] == 40}
+    assert counted == {"adam": {}, "Hot": {"diverged": 2}, "Clumsy": {"error": 2}}
+    for file in (page, broken / "out" / "leaderboard.md"):
+        assert "2 diverged" in file.read_text()
+
+
+@pytest.mark.parametrize(
+    ("reference", "message"), [("broken:Nothing", "lacks needs"), ("broken:None_", "None_"), ("absent:Class", "absent")]
+)
+def test_a_plugin_that_is_none_is_bad_input(broken: Path, reference: str, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        board(broken / "out", f"plugins=['{reference}']")
+
+
+def test_parallel_and_serial_cells_are_the_same(broken: Path) -> None:
+    serial = measured(broken / "one", "plugins=['broken:Hot']", scenes=SCENES)
+    parallel = measured(broken / "two", "plugins=['broken:Hot']", "workers=2", scenes=SCENES)
+    assert values(serial) == values(parallel)
+
+
+def test_budgets_in_seconds_are_monotone_and_timed(tmp_path: Path) -> None:
+    rows = measured(tmp_path, "budgets.steps=[]", "budgets.seconds=[0.02,0.05,0.1]", optimizers="adam,sgd")
+    for name in ("adam", "sgd"):
+        mine = [row for row in rows if row.method == name]
+        assert [row.budget for row in mine] == [0.02, 0.05, 0.1]
+        for before, after in pairwise(mine):
+            assert before.step <= after.step
+            assert before.budget <= before.seconds <= after.seconds
+    (table,) = tables(rows).values()
+    entry = table.entry("dense", "seconds", 0.1, "adam", "adam")
+    assert entry is not None
+    assert entry.time_ratio == 1.0
+    assert entry.ms_per_step == pytest.approx(1000 * mine_of(rows, "adam").seconds / mine_of(rows, "adam").step)
+
+
+def mine_of(rows: list[Row], name: str) -> Row:
+    return [row for row in rows if row.method == name][-1]
+
+
+@pytest.mark.slow
+def test_killed_at_random_and_restarted(tmp_path: Path) -> None:
+    """Rows at fixed steps are those of an undisturbed board; cells that were finished keep their seconds."""
+    arguments = [*TINY, "budgets.steps=[0,40]", "budgets.seconds=[0.2]"]
+    flags = ["--optimizers", "adam,sgd", "--settings", "dense", *(f"--scenes={scene}" for scene in SCENES)]
+    command = [sys.executable, "-m", "learn2splat.cli", "leaderboard", *flags, "--out", "cut", *arguments]
+    chance = random.Random(0)
+    kept: set[Row] = set()
+    for _ in range(3):
+        process = subprocess.Popen(
+            command, cwd=tmp_path, env=os.environ | {"OMP_NUM_THREADS": "1"}, stdout=subprocess.PIPE, text=True
+        )
+        assert process.stdout is not None
+        for _ in range(chance.randint(1, 3)):
+            process.stdout.readline()
+        time.sleep(chance.random() * 0.1)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        process.stdout.close()
+        now = {row for kind in ("steps", "seconds") for row in _stored(tmp_path / "cut" / f"{kind}.sqlite")}
+        assert kept <= now
+        kept = now
+    final = board(tmp_path / "cut", *arguments, optimizers="adam,sgd", scenes=SCENES)
+    final.measure()
+    assert final.missing() == 0
+    assert kept <= set(final.rows())
+    straight = measured(tmp_path / "straight", *arguments, "budgets.seconds=[]", optimizers="adam,sgd", scenes=SCENES)
+    assert values([row for row in final.rows() if row.kind == "steps"]) == values(straight)
+
+
+def _stored(path: Path) -> list[Row]:
+    return RowStore(path).rows() if path.exists() else []
+
+
+def test_shards_add_up_to_the_whole(tmp_path: Path) -> None:
+    for shard in ("0/2", "1/2"):
+        part = board(tmp_path / "parts", f"shard={shard}", scenes=SCENES)
+        part.measure()
+        assert part.write() is None
+    together = board(tmp_path / "parts", scenes=SCENES)
+    assert together.missing() == 0
+    assert values(together.rows()) == values(measured(tmp_path / "whole", scenes=SCENES))
+    together.write()
+    assert (tmp_path / "parts" / "scenes").is_dir()
+
+
+def test_a_method_that_has_changed_is_refused_until_it_is_measured_again(broken: Path) -> None:
+    before = measured(broken / "out", "plugins=['broken:Clumsy']")
+    (broken / "broken.py").write_text(BROKEN.replace("context.step == 5", "context.step == 500"))
+    del sys.modules["broken"]
+    with pytest.raises(UserError, match="'Clumsy' has changed"):
+        board(broken / "out", "plugins=['broken:Clumsy']")
+    after = measured(broken / "out", "plugins=['broken:Clumsy']", "remeasure=[Clumsy]")
+    assert mine_of(before, "Clumsy").outcome == "error"
+    assert mine_of(after, "Clumsy").outcome == "ok"
+    assert mine_of(before, "adam") == mine_of(after, "adam")
+
+
+def test_a_scene_that_has_changed_is_refused(tmp_path: Path) -> None:
+    scene = tmp_path / "scene"
+    for seed in (3, 4):
+        shutil.rmtree(scene, ignore_errors=True)
+        arguments = ["scene", "make", "--seed", str(seed), "--views", "12", "--width", "32", "--out", str(scene)]
+        with pytest.raises(SystemExit, match="0"):
+            main(arguments)
+        found = board(tmp_path / "out", optimizers="adam" if seed == 3 else "adam,sgd", scenes=(str(scene),))
+        if seed == 3:
+            found.measure()
+    kept_scene.cache_clear()
+    with pytest.raises(UserError, match="has changed since"):
+        found.measure()
+
+
+def test_what_is_left_out_is_said(tmp_path: Path) -> None:
+    scenes = (*SCENES[:1], str(tmp_path / "fox"))
+    found = board(tmp_path, scenes=scenes, settings="dense,sparse:99")
+    found.measure()
+    found.write()
+    assert found.missing() == 0
+    for name in ("leaderboard.md", "leaderboard.html", "leaderboard.json"):
+        text = (tmp_path / name).read_text()
+        assert str(tmp_path / "fox") in text
+        assert "sparse:99 asks for 99 context views" in text
+    with pytest.raises(UserError, match="no scene"):
+        board(tmp_path / "none", scenes=scenes[1:])
+
+
+@pytest.mark.parametrize("override", ["shard=2/2", "seeds=0", "passes=[hours]", "budgets.steps=[5,3]", "workers=0"])
+def test_illegal_values_are_refused(tmp_path: Path, override: str) -> None:
+    with pytest.raises(BadConfigError, match=override.partition("=")[0]):
+        board(tmp_path, override)
+
+
+def test_an_installed_package_joins_by_an_entry_point(monkeypatch: pytest.MonkeyPatch) -> None:
+    entry = EntryPoint("sign", "examples.sign_descent:SignDescent", methods.PLUGINS)
+    ours = EntryPoint("adam", "examples.sign_descent:SignDescent", methods.PLUGINS)
+    monkeypatch.setattr(methods, "entry_points", lambda group: [entry, ours])
+    assert type(methods.method("sign").build()).__name__ == "SignDescent"
+    assert type(methods.method("adam").build()).__name__ == "Adam"
+
+
+def test_the_example_joins_and_the_pages_need_no_network(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    flags = ["--scenes", SCENES[0], "--settings", "dense,sparse:3", "--optimizers", "adam", "--out", str(tmp_path)]
+    with pytest.raises(SystemExit, match="0"):
+        main(["leaderboard", *flags, "--plugin", "examples.sign_descent:SignDescent", *SMALL])
+    assert capsys.readouterr().out.endswith("leaderboard.html\n")
+    pages = [tmp_path / "leaderboard.html", *(tmp_path / "scenes").iterdir()]
+    assert len(pages) == 2
+    for page in pages:
+        text = page.read_text()
+        assert "SignDescent" in text
+        outside = re.findall(r"(?:src|href)=\"(https?:[^\"]*)\"|url\((https?:[^)]*)\)|@import", text)
+        assert not outside
+    assert pages[1].read_text().count("data:image/jpeg") == 2 * 3  # photo and two methods, in two settings
+    lines = (tmp_path / "leaderboard.csv").read_text().splitlines()
+    assert len(lines) == 1 + 2 * 2 * 3
+    assert "| SignDescent |" in (tmp_path / "leaderboard.md").read_text()
+
+
+def test_pictures_of_captures_are_kept_only_on_request(tmp_path: Path) -> None:
+    scene = tmp_path / "scene"
+    with pytest.raises(SystemExit, match="0"):
+        main(["scene", "make", "--views", "12", "--width", "32", "--out", str(scene)])
+    for choice, count in (("procedural", 0), ("all", 2)):
+        out = tmp_path / choice
+        found = board(out, f"pictures={choice}", scenes=(str(scene),))
+        found.measure()
+        found.write()
+        (page,) = (out / "scenes").iterdir()
+        assert page.read_text().count("data:image/jpeg") == count
+        assert len(RowStore(out / "steps.sqlite").pictures(found.tasks[0].key)) == count
+
+
+def browser() -> str:
+    """Path of a browser that can take a picture of a page."""
+    names = ("chromium", "chromium-browser", "google-chrome")
+    found = next((path for path in map(shutil.which, names) if path), None)
+    if found is None:
+        pytest.skip("no browser is installed")
+    return found
+
+
+def test_a_browser_shows_sorts_and_compares(tmp_path: Path) -> None:
+    """The scripts run: a click sorts, the select chooses one table, the slider has both of its pictures."""
+    chromium = browser()
+    found = board(tmp_path / "out", optimizers="adam,sgd,adam-tuned", scenes=SCENES)
+    found.measure()
+    page = found.write()
+    assert page is not None
+    clicked = page.read_text().replace(
+        "</body>", "<script>document.querySelector('.sortable th').click()</script></body>"
+    )
+    scene_page = sorted((page.parent / "scenes").iterdir())[0]
+    (tmp_path / "clicked.html").write_text(clicked)
+    flags = "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking"
+    flags += f" --disable-component-update --disable-sync --user-data-dir={tmp_path}/profile --window-size=1200,900"
+
+    def look(file: Path, picture: str) -> str:
+        command = [chromium, *flags.split(), f"--screenshot={tmp_path / picture}", "--dump-dom", file.as_uri()]
+        return subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout
+
+    dom = look(tmp_path / "clicked.html", "index.png")
+    body = dom[dom.index('<table class="sortable">') :]
+    names = re.findall(r"</i>([\w-]+)</td>", body[: body.index("</table>")])
+    assert names == ["adam", "adam-tuned", "sgd"]  # by name; before, the best came first
+    shown = re.findall(r'data-budget="([^"]*)"( hidden="")?', dom)
+    assert [budget for budget, hidden in shown if not hidden] == ["steps 12.0"]
+    assert len(shown) == 3
+    dom = look(scene_page, "scene.png")
+    assert len(re.findall(r'<img alt="(?:left|right)" src="data:image/jpeg', dom)) == 2
+    for picture in ("index.png", "scene.png"):
+        pixels = np.asarray(Image.open(tmp_path / picture).convert("RGB"))
+        assert pixels.shape == (900, 1200, 3)
+        assert pixels.std() > 10
