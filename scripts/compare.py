@@ -3,7 +3,8 @@
     python scripts/compare.py --rows tier_a.sqlite --optimizers adam,adam-tuned,outputs/meta/learned-rule/optimizer
 
 Tier A: banana and brighton_beach (read only what an optimizer was not trained on) and six procedural scenes,
-128 px, at most 2,000 Gaussians, 500 steps. Rows that are in the file are not measured again.
+128 px, at most 2,000 Gaussians, 500 steps. Rows that are in the file are not measured again. NAME+guard is NAME with
+its guard.
 """
 
 from __future__ import annotations
@@ -26,9 +27,9 @@ def main() -> None:
     parser.add_argument("--no-grid", action="store_true")
     arguments = parser.parse_args()
 
-    from learn2splat.eval.methods import adam_grid, method
+    from learn2splat.eval.methods import GUARDED, adam_grid, method
     from learn2splat.eval.protocol import Budgets, Task, run_task
-    from learn2splat.eval.statistics import markdown, oracle
+    from learn2splat.eval.statistics import guard_use, markdown, oracle
     from learn2splat.eval.store import RowStore
     from learn2splat.render.auto import auto_renderer
 
@@ -48,6 +49,9 @@ def main() -> None:
         rows += oracle(rows, [entry.name for entry in grid])
         labels.append("oracle")
     print(markdown(rows, labels))
+    for label in labels:
+        if label.endswith(GUARDED):
+            print(guard_use(rows, label))
     for reference in ("adam-tuned", "oracle"):
         if reference in labels:
             print(f"\nagainst {reference}:\n\n{markdown(rows, labels, reference=reference)}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,8 @@ from learn2splat.optim.adam import Adam
 from learn2splat.optim.learned.pretrained import is_pretrained, load_pretrained
 from learn2splat.optim.rates import GroupRates, PositionDecay, PowerDecay, Schedule
 
+GUARDED = "+guard"
+"""Ending of a method's name that switches its guard on."""
 PIXEL_MEANS_RATE = 0.011
 """Rate of the means in pixel footprints that is about gsplat's on common captures."""
 
@@ -23,9 +26,13 @@ PIXEL_MEANS_RATE = 0.011
 def method(name: str) -> Method:
     """The optimizer of ``configs/optimizer/NAME.yaml``, or a trained one from the folder ``NAME``.
 
+    ``NAME+guard`` is the same with its guard, as another line of the table.
+
     Raises:
         UserError: there is neither.
     """
+    if name.endswith(GUARDED):
+        return replace(method(name.removesuffix(GUARDED)), name=name, guard=True)
     if is_pretrained(name):
         manifest = (Path(name) / checkpoint.MANIFEST).read_text(encoding="utf-8")
         return Method(str(name), lambda: load_pretrained(name), _digest(json.loads(manifest)["sha256"]))  # type: ignore[arg-type,return-value]

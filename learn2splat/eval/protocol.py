@@ -19,7 +19,8 @@ from learn2splat.eval.store import Row, RowStore
 from learn2splat.losses import PhotometricLoss
 from learn2splat.optim.base import SceneOptimizer
 from learn2splat.render.base import Renderer
-from learn2splat.rollout import OutcomeKind, Rollout, RolloutState, StepRecord
+from learn2splat.rollout import Rollout
+from learn2splat.rollout_state import OutcomeKind, RolloutState, StepRecord
 from learn2splat.scene.gaussians import GaussianScene
 from learn2splat.scene.initialise import initial_scene
 from learn2splat.scene_loss import SceneLoss
@@ -57,7 +58,7 @@ class Method:
         build: makes the optimizer anew for each run.
         digest: changes whenever the method does (configuration, weights).
         average: whether the averaged scene is its output.
-        guard: whether few views are guarded by probe views (see `Rollout`).
+        guard: whether it is guarded, with probe views where views are few (see `Rollout`).
     """
 
     name: str
@@ -142,9 +143,8 @@ def _begin(
     sampler = RandomViews(loss.data.cameras, train, task.batch_views, task.seed)
     state = RolloutState.start(scene, optimizer, method.average)
     steps = max(budgets.steps)
-    rollout = Rollout(loss, train, optimizer, sampler, state, horizon=steps, probe=probe)
-    run = _Run(method, rollout, rollout.run(steps), due_steps=list(budgets.steps), due_seconds=list(budgets.seconds))
-    return run
+    rollout = Rollout(loss, train, optimizer, sampler, state, steps, probe, method.guard)
+    return _Run(method, rollout, rollout.run(steps), due_steps=list(budgets.steps), due_seconds=list(budgets.seconds))
 
 
 def _take_turn(run: _Run, task: Task, scene_name: str, test: Sequence[int]) -> bool:
@@ -186,5 +186,7 @@ def _evaluate_due(run: _Run, task: Task, scene_name: str, test: Sequence[int], e
                 seconds_update=state.seconds_update,
                 gaussians=len(state.scene),
                 outcome=outcome.kind.value,
+                guard_actions=state.guard.actions,
+                seconds_guard=state.guard.seconds,
             )
         )

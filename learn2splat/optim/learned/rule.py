@@ -21,6 +21,7 @@ from learn2splat.optim.learned.moments import (
     as_columns,
     directions,
     group_slices,
+    trusted,
 )
 from learn2splat.optim.rates import GroupRates, PowerDecay, Schedule
 from learn2splat.scene.gaussians import GaussianScene
@@ -80,14 +81,14 @@ class LearnedRule(torch.nn.Module):
 
     @property
     def needs(self) -> frozenset[Need]:
-        return self.rates.needs | {Need.NEIGHBOURS}
+        return self.rates.needs | {Need.NEIGHBOURS, Need.TRUST}
 
     def constants(self, context: StepContext) -> StepConstants:
         """The constants at this step; differentiable in the module's parameters."""
         features = self._features(context).to(self.log_step)
         log_step = MAX_LOG_STEP * torch.tanh(self.log_step @ features / MAX_LOG_STEP)
-        weight = self.weight @ features
-        factor = dict(zip(GROUPS, log_step.exp(), strict=True))
+        weight = trusted(self.weight @ features, context.trust)
+        factor = dict(zip(GROUPS, trusted(log_step, context.trust).exp(), strict=True))
         weights = {
             name: dict(zip(GROUPS, column, strict=True)) for name, column in zip(DIRECTIONS, weight.T, strict=True)
         }
