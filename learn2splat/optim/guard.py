@@ -1,9 +1,10 @@
 """When a learned optimizer leans on its base: decided from losses alone, nothing is rendered here.
 
-Two questions, both asked of training views. *Trials*, at steps that grow like a geometric series: does the learned step
-lower the loss of the very views it was computed from? If it does not, and the base optimizer's step does better, the
-base's is taken, and the learned one has to beat it in a later trial to come back. *The alarm*, at every step: has the
-running loss risen above its lowest by more than noise explains? Then the run goes back to its best scene.
+Three questions. *Trials*, at steps that grow like a geometric series: does the learned step lower the loss of the very
+views it was computed from? If it does not, and the base optimizer's step does better, the base's is taken. *The alarm*,
+at every step: has the running loss risen above its lowest by more than noise explains? Then the run goes back to its best
+scene. *Looks* at views that are not optimised on, where there are any: did their loss rise twice in a row? After a no,
+the base steps alone until a later trial in which the learned step does better.
 Other safeguards fall back on a conventional step likewise, but compare both at every step or along two trajectories
 (Heaton et al. 2023, "Safeguarded learned convex optimization"; Premont-Schwarz et al. 2022, "A simple guard for learned
 optimizers").
@@ -25,6 +26,8 @@ SETTLED = 20
 """Losses before the running loss means anything."""
 TRIAL_GROWTH = 2
 """Factor between two steps at which the learned step is tried."""
+RISES = 2
+"""Looks at the probe views in a row after which a rising loss counts."""
 RETRIAL_STEPS = 10
 """Steps at least before a distrusted one is tried again."""
 
@@ -43,6 +46,7 @@ class Guard:
         newest: the newest loss.
         losses: how many there were since then.
         noise: relative variance of a loss; from differences of successive ones, which a trend hardly enters.
+        rises: looks at the probe views in a row at which their loss had risen.
         seconds: time that trials and looks at probe views took.
     """
 
@@ -55,6 +59,7 @@ class Guard:
     newest: float = math.inf
     losses: int = 0
     noise: float = 0.0
+    rises: int = 0
     seconds: float = 0.0
 
     def observe(self, loss: float) -> Guard:
@@ -91,3 +96,8 @@ class Guard:
         """After a trial at ``step`` that it failed, or an alarm."""
         trial_step = max(step + RETRIAL_STEPS, TRIAL_GROWTH * step)
         return replace(self, trust=0.0, trial_step=trial_step, actions=self.actions + (self.trust > 0))
+
+    def look(self, before: float, after: float, step: int) -> Guard:
+        """After a look at the probe views at ``step``: their loss, and what it was at the look before."""
+        looked = replace(self, rises=self.rises + 1 if after > before else 0)
+        return looked.lean(step) if looked.rises >= RISES and self.trust > 0 else looked
