@@ -227,7 +227,7 @@ class Rollout:
         for view in self.train:
             self.scene_loss.data.photos[view]  # decoded now, and kept as far as the cache goes
         if self.state.step == 0:
-            self.state = self._with_probe(self.state)  # the scene to beat
+            self.state = replace(self._with_probe(self.state), guard=self.state.guard)  # the scene to beat
         self.state = replace(self.state, seconds_warmup=self.state.seconds_warmup + self._clock() - started)
 
     def _clock(self) -> float:

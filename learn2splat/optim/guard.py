@@ -1,10 +1,13 @@
 """When a learned optimizer leans on its base: decided from losses alone, nothing is rendered here.
 
-Three questions. *Trials*, at steps that grow like a geometric series: does the learned step lower the loss of the very
-views it was computed from? If it does not, and the base optimizer's step does better, the base's is taken. *The alarm*,
-at every step: has the running loss risen above its lowest by more than noise explains? Then the run goes back to its best
-scene. *Looks* at views that are not optimised on, where there are any: did their loss rise twice in a row? After a no,
-the base steps alone until a later trial in which the learned step does better.
+Three questions are asked; after a no the base steps alone, until a later trial in which the learned step does better.
+
+- Trials, at steps that grow like a geometric series: does the learned step lower the loss of the very views that it was
+  computed from, or else do no worse than the base's? If not, the base's step is taken.
+- The alarm, at every step: has the running loss risen above its lowest by more than noise explains? Then the run goes
+  back to its best scene.
+- Looks at views that are not optimised on, where there are any: did their loss rise twice in a row?
+
 Other safeguards fall back on a conventional step likewise, but compare both at every step or along two trajectories
 (Heaton et al. 2023, "Safeguarded learned convex optimization"; Premont-Schwarz et al. 2022, "A simple guard for learned
 optimizers").

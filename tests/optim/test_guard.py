@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import asdict, replace
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -103,7 +104,7 @@ def test_two_looks_in_a_row_at_which_the_probe_loss_rose_withdraw_trust() -> Non
     guard = Guard()
     losses = [math.inf, 3.0, 2.0, 2.1, 1.5, 1.6, 1.6, 1.7, 1.8]
     trust = []
-    for step, (before, after) in enumerate(zip(losses[:-1], losses[1:], strict=True)):
+    for step, (before, after) in enumerate(pairwise(losses)):
         guard = guard.look(before, after, 10 * step)
         trust.append(guard.trust)
     assert trust == [1, 1, 1, 1, 1, 1, 1, 0]
