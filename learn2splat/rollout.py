@@ -214,7 +214,7 @@ class Rollout:
             return state
         started = self._clock()
         loss = self.scene_loss.value(state.output, self.probe)
-        guard = state.guard.look(state.probe_loss, loss, state.step) if self.leans else state.guard
+        guard = state.guard.look(state.probe_loss, loss)
         guard = replace(guard, seconds=guard.seconds + self._clock() - started)
         probe_step = max(1, math.ceil(PROBE_GROWTH * state.step))
         state = replace(state, probe_loss=loss, probe_step=probe_step, guard=guard)

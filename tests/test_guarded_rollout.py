@@ -130,7 +130,7 @@ def test_going_back_starts_afresh_from_the_best_scene() -> None:
 def test_an_alarm_sends_the_run_back_and_it_goes_on_with_the_base(probe: tuple[int, ...]) -> None:
     run = rollout(rule("cautious"), probe=probe)
     list(run.run(30))
-    risen = replace(run.state.guard, trust=1.0, trial_step=STEPS, lowest=run.state.guard.mean / 10)
+    risen = replace(run.state.guard, trust=1.0, trial_step=STEPS, losses=30, lowest=run.state.guard.mean / 10)
     run.state = replace(run.state, guard=replace(risen, rises=0, base_steps=0))
     assert len(list(run.run(31))) == 1
     assert_equal(run.state.scene, run.state.best)

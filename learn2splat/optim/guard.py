@@ -1,12 +1,11 @@
 """When a learned optimizer leans on its base: decided from losses alone, nothing is rendered here.
 
-Three questions are asked; after a no the base steps alone, until a later trial in which the learned step does better.
+Two checks; after a failed one the base steps alone, until a later trial in which the learned step does better.
 
 - Trials, at steps that grow like a geometric series: does the learned step lower the loss of the very views that it was
   computed from, or else do no worse than the base's? If not, the base's step is taken.
-- The alarm, at every step: has the running loss risen above its lowest by more than noise explains? Then the run goes
-  back to its best scene.
-- Looks at views that are not optimised on, where there are any: did their loss rise twice in a row?
+- The alarm, at every step: has the running loss risen above its lowest by more than noise explains? Or has the loss of
+  views that are not optimised on, where there are any, risen twice in a row? Then the run goes back to its best scene.
 
 Other safeguards fall back on a conventional step likewise, but compare both at every step or along two trajectories
 (Heaton et al. 2023, "Safeguarded learned convex optimization"; Premont-Schwarz et al. 2022, "A simple guard for learned
@@ -85,22 +84,21 @@ class Guard:
 
     @property
     def alarmed(self) -> bool:
-        """Whether the running loss of the learned optimizer has risen by more than noise."""
-        return self.trust > 0 and self.mean > self.margin * self.lowest
+        """Whether the learned optimizer has made things worse."""
+        return self.trust > 0 and (self.mean > self.margin * self.lowest or self.rises >= RISES)
 
     def trust_in(self, step: int) -> Guard:
         """After a trial at ``step`` that the learned step passed."""
         trial_step = max(step + 1, TRIAL_GROWTH * step)
         if self.trust == 1:
             return replace(self, trial_step=trial_step)
-        return replace(self, trust=1.0, trial_step=trial_step, mean=math.inf, lowest=math.inf, losses=0)
+        return replace(self, trust=1.0, trial_step=trial_step, mean=math.inf, lowest=math.inf, losses=0, rises=0)
 
     def lean(self, step: int) -> Guard:
         """After a trial at ``step`` that it failed, or an alarm."""
         trial_step = max(step + RETRIAL_STEPS, TRIAL_GROWTH * step)
         return replace(self, trust=0.0, trial_step=trial_step, actions=self.actions + (self.trust > 0))
 
-    def look(self, before: float, after: float, step: int) -> Guard:
-        """After a look at the probe views at ``step``: their loss, and what it was at the look before."""
-        looked = replace(self, rises=self.rises + 1 if after > before else 0)
-        return looked.lean(step) if looked.rises >= RISES and self.trust > 0 else looked
+    def look(self, before: float, after: float) -> Guard:
+        """After a look at the probe views: their loss, and what it was at the look before."""
+        return replace(self, rises=self.rises + 1 if after > before else 0)

@@ -100,16 +100,14 @@ def test_no_alarm_without_trust_and_none_at_once_when_it_is_given_again() -> Non
     assert alarm_step([3.0] * 50 + [30.0] * 50, guard) is not None
 
 
-def test_two_looks_in_a_row_at_which_the_probe_loss_rose_withdraw_trust() -> None:
-    guard = Guard()
-    losses = [math.inf, 3.0, 2.0, 2.1, 1.5, 1.6, 1.6, 1.7, 1.8]
-    trust = []
-    for step, (before, after) in enumerate(pairwise(losses)):
-        guard = guard.look(before, after, 10 * step)
-        trust.append(guard.trust)
-    assert trust == [1, 1, 1, 1, 1, 1, 1, 0]
-    assert guard.trial_step == 140
-    assert guard.look(1.8, 1.9, 80).actions == 1
+def test_two_looks_in_a_row_at_which_the_probe_loss_rose_ring_it_too() -> None:
+    guard, rings = Guard(), []
+    for before, after in pairwise([math.inf, 3.0, 2.0, 2.1, 1.5, 1.6, 1.6, 1.7, 1.8]):
+        guard = guard.look(before, after)
+        rings.append(guard.alarmed)
+    assert rings == [False] * 7 + [True]
+    assert not guard.lean(80).alarmed
+    assert not guard.lean(80).trust_in(160).alarmed
 
 
 def gain(untrained_rule: bool = False) -> LearnedGain:
