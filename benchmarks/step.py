@@ -27,7 +27,8 @@ from learn2splat.losses import PhotometricLoss
 from learn2splat.meta.tasks import PhotoStack
 from learn2splat.optim.base import SceneOptimizer
 from learn2splat.render.cpu import CpuRenderer
-from learn2splat.rollout import GEOMETRY_EVERY, Rollout, RolloutState
+from learn2splat.rollout import GEOMETRY_EVERY, Rollout
+from learn2splat.rollout_state import RolloutState
 from learn2splat.scene_loss import SceneLoss
 
 SIZE, VIEWS = 256, 8

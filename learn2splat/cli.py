@@ -70,7 +70,7 @@ Examples:
 @click.option("--max-gaussians", type=int, help="Thin a larger initial scene at random.")
 @click.option("--sh-degree", type=int, help="Degree of the spherical harmonics, 0..3 (3).")
 @click.option("--average", type=click.Choice(["on", "off"]), help="Output the running average of the parameters (on).")
-@click.option("--no-guard", is_flag=True, help="Few views: optimise on all, do not hold any out to stop over-fitting.")
+@click.option("--no-guard", is_flag=True, help="Trust learned optimizers blindly, and hold out none of few views.")
 @click.option("--test-every", type=int, help="Hold out every n-th photo; 0 none (8).")
 @click.option("--eval-at", metavar="LIST", help="Steps at which to evaluate, e.g. 0,100,1000.")
 @click.option("--time-budget", type=float, metavar="SECONDS", help="Stop after this much optimisation time.")

@@ -10,7 +10,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from learn2splat.rollout import StepRecord
+from learn2splat.rollout_state import StepRecord
 from learn2splat.run_folder import json_line
 from learn2splat.session import Listener, Result, Session
 
@@ -80,5 +80,7 @@ class ConsoleListener(Listener):
 
     def on_end(self, result: Result) -> None:
         self.progress.stop()
+        if actions := result.metrics[-1]["guard_actions"]:
+            self.console.print(f"[yellow]guard:[/] the learned optimizer failed {actions} times, its base stepped in")
         if result.folder is not None:
             self.console.print(f"[bold green]report[/] {result.folder / 'report.html'}", soft_wrap=True)

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import fields
+from dataclasses import asdict, fields
 from typing import Any
 
 from torch import Tensor
 
 from learn2splat.checkpoint import BadCheckpointError
 from learn2splat.optim.base import OptimizerState
-from learn2splat.rollout import RolloutState
+from learn2splat.optim.guard import Guard
+from learn2splat.rollout_state import RolloutState
 from learn2splat.scene.gaussians import GaussianScene
 
 _SCENES = ("scene", "average", "best")
@@ -29,6 +30,8 @@ def pack_rollout(state: RolloutState) -> tuple[dict[str, Tensor], dict[str, Any]
             tensors |= {f"shared/{name}": tensor for name, tensor in value.shared.items()}
         elif isinstance(value, Tensor):
             tensors[entry.name] = value
+        elif isinstance(value, Guard):
+            numbers[entry.name] = asdict(value)
         elif value is not None:
             numbers[entry.name] = value
     return tensors, numbers
@@ -59,7 +62,7 @@ def unpack_rollout(tensors: Mapping[str, Tensor], numbers: Mapping[str, Any]) ->
             footprint=geometry.get("footprint"),
             neighbours=geometry.get("neighbours"),
             clusters=geometry.get("clusters"),
-            **numbers,
+            **{**numbers, "guard": Guard(**numbers.get("guard", {}))},
         )
     except TypeError as error:
         raise BadCheckpointError(f"the checkpoint of a run does not fit this version: {error}") from error

@@ -125,7 +125,7 @@ def _check(config: DictConfig) -> None:
             "three numbers in 0..1",
         ),
         "device": (lambda v: v in ("auto", "cpu", "cuda"), "auto, cpu or cuda"),
-        "guard": (lambda v: v in ("auto", "on", "off"), "auto, on or off"),
+        "guard": (lambda v: v in ("auto", "on", "lean", "off"), "auto, on, lean or off"),
         "average": (lambda v: isinstance(v, bool), "true or false"),
         "out": (lambda v: v is None or (isinstance(v, str) and v.strip() != ""), "a folder"),
     }

@@ -21,8 +21,8 @@ from learn2splat import __version__, checkpoint
 from learn2splat.data.views import ViewSampler
 from learn2splat.errors import UserError
 from learn2splat.files import finite, write_text, write_whole
-from learn2splat.rollout import OutcomeKind, RolloutState
 from learn2splat.rollout_checkpoint import pack_rollout, unpack_rollout
+from learn2splat.rollout_state import OutcomeKind, RolloutState
 
 CHECKPOINT_KIND = "run"
 

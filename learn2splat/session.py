@@ -22,15 +22,16 @@ from learn2splat.eval.metrics import ViewMetrics, evaluate, means
 from learn2splat.eval.report import write_report
 from learn2splat.optim.base import SceneOptimizer
 from learn2splat.render.base import BackendMissingError
-from learn2splat.rollout import Outcome, Rollout, RolloutState, StepRecord
+from learn2splat.rollout import Rollout
+from learn2splat.rollout_state import Outcome, RolloutState, StepRecord
 from learn2splat.run_folder import RunFolder, machine
 from learn2splat.scene.gaussians import GaussianScene
 from learn2splat.scene.initialise import initial_scene
 from learn2splat.scene.ply import write_ply
 from learn2splat.scene_loss import SceneLoss
 
-GUARDED_STEPS = 500
-"""Runs of fewer steps rarely over-fit: there the guard costs more than it saves (docs/experiments.md)."""
+PROBED_STEPS = 500
+"""Runs of fewer steps rarely over-fit: there views that are not optimised on cost more than they save."""
 
 
 @dataclass(frozen=True)
@@ -93,7 +94,7 @@ class Session:
     ) -> None:
         config = config.copy()
         if config.guard == "auto":  # settled here, so that a resumed run with more steps keeps its views
-            config.guard = "on" if config.steps >= GUARDED_STEPS else "off"
+            config.guard = "on" if config.steps >= PROBED_STEPS else "lean"
         self.config, self.folder, self.resumed = config, folder, resume
         if data is None:
             data = load_scene(config.scene, max_size=config.max_size, test_every=config.test_every)
@@ -132,7 +133,8 @@ class Session:
             )
             state = RolloutState.start(scene.to(device), optimizer, config.average)
         horizon = None if config.time_budget is not None else config.steps
-        self.rollout = Rollout(self.scene_loss, self.train, optimizer, sampler, state, horizon, self.probe)
+        guarded = config.guard != "off"
+        self.rollout = Rollout(self.scene_loss, self.train, optimizer, sampler, state, horizon, self.probe, guarded)
         self.metrics = folder.read_metrics(state.step) if folder is not None and resume else []
         self.records: list[StepRecord] = []
         self._evaluated: tuple[GaussianScene, list[ViewMetrics]] | None = None
@@ -192,6 +194,8 @@ class Session:
             "seconds": state.seconds,
             "seconds_render": state.seconds_render,
             "seconds_update": state.seconds_update,
+            "seconds_guard": state.guard.seconds,
+            "guard_actions": state.guard.actions,
             "gaussians": len(state.scene),
             "peak_memory_mb": peak_memory_mb(),
         }
@@ -224,6 +228,12 @@ class Session:
             "seconds_render": state.seconds_render,
             "seconds_update": state.seconds_update,
             "seconds_warmup": state.seconds_warmup,
+            "guard": {
+                "mode": self.config.guard,
+                "actions": state.guard.actions,
+                "base_steps": state.guard.base_steps,
+                "seconds": state.guard.seconds,
+            },
             "warnings": list(self.data.warnings),
             "machine": machine(),
         }

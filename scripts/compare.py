@@ -7,7 +7,8 @@ Tier A: banana and brighton_beach (read only what an optimizer was not trained o
 at most 2,000 Gaussians, 500 steps. Tier B: four captures that nothing was designed or trained on and twenty
 procedural scenes, 256 px, all points, 2,000 steps. Tier `few`: the captures with few views, without the grid. Tier
 `views`: training captures and four procedural scenes with all, 8 and 3 views, for decisions about the design.
-Rows that are in the file are not measured again, so that a killed comparison goes on where it was.
+Rows that are in the file are not measured again, so that a killed comparison goes on where it was. NAME+guard is
+NAME with its guard.
 """
 
 from __future__ import annotations
@@ -75,7 +76,6 @@ def main() -> None:
     parser.add_argument("--captures", type=Path, default=Path("../shared/scenes"))
     parser.add_argument("--rows", type=Path, required=True)
     parser.add_argument("--optimizers", default="adam,adam-tuned", help="names or folders, comma-separated")
-    parser.add_argument("--guarded", default="", help="those of them to run with the guard as well")
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--scenes", type=int, help="only so many, from the first")
     parser.add_argument("--no-grid", action="store_true")
@@ -84,9 +84,9 @@ def main() -> None:
 
     from dataclasses import replace
 
-    from learn2splat.eval.methods import adam_grid, method
+    from learn2splat.eval.methods import GUARDED, adam_grid, method
     from learn2splat.eval.protocol import Budgets, run_task
-    from learn2splat.eval.statistics import markdown, oracle
+    from learn2splat.eval.statistics import guard_use, markdown, oracle
     from learn2splat.eval.store import RowStore
     from learn2splat.eval.task import Task
     from learn2splat.render.auto import auto_renderer
@@ -98,8 +98,6 @@ def main() -> None:
         scene = f"procedural:seed={seed},views=24,width={tier.size}"
         tasks += [replace(base, scene=scene, views=views) for views in tier.views]
     compared = [method(name) for name in arguments.optimizers.split(",")]
-    guarded = [method(name) for name in arguments.guarded.split(",") if name]
-    compared += [replace(entry, name=f"{entry.name} guarded", guard=True) for entry in guarded]
     grid = adam_grid() if tier.grid and not arguments.no_grid else []
     store, renderer = RowStore(arguments.rows), auto_renderer()
     for task in [] if arguments.only_report else tasks[: arguments.scenes]:
@@ -117,6 +115,9 @@ def main() -> None:
             if chosen and "adam-tuned" in labels:
                 print(f"\n{kind}, {views}, against adam-tuned:\n\n{markdown(chosen, labels, reference='adam-tuned')}")
     print(f"\nall:\n\n{markdown(rows, labels)}")
+    for label in labels:
+        if label.endswith(GUARDED):
+            print(guard_use(rows, label))
     for reference in ("adam-tuned", "oracle"):
         if reference in labels:
             print(f"\nagainst {reference}:\n\n{markdown(rows, labels, reference=reference)}")

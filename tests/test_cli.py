@@ -11,10 +11,13 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
+from omegaconf import OmegaConf
 
 from learn2splat.api import open_session, optimize
 from learn2splat.cli import main
-from learn2splat.config import choices
+from learn2splat.config import build, choices, compose
+from learn2splat.optim.learned.pretrained import save_pretrained
 from learn2splat.optim.rates import GroupRates
 from learn2splat.optim.sgd import Sgd
 from learn2splat.session import Listener
@@ -60,6 +63,9 @@ def test_a_run_writes_what_the_contract_names(here: Path) -> None:
     assert summary["outcome"] == "ok"
     assert summary["written_scene"] == "best"
     assert summary["views"] == {"train": 6, "probe": 1, "test": 2}  # few views: one of them stands guard
+    assert summary["guard"]["mode"] == "on"
+    assert summary["guard"]["seconds"] == rows[-1]["seconds_guard"] > 0
+    assert summary["guard"]["actions"] == summary["guard"]["base_steps"] == 0
     assert summary["steps"] == 12
     assert summary["last"] == rows[-1]
     page = (run / "report.html").read_text()
@@ -76,6 +82,26 @@ def test_without_the_guard_all_views_are_optimised_on(here: Path) -> None:
     summary = json.loads((here / "run" / "summary.json").read_text())
     assert summary["written_scene"] == "averaged"
     assert summary["views"] == {"train": 7, "probe": 0, "test": 2}
+    assert summary["guard"]["mode"] == "off"
+
+
+def test_bad_weights_are_guarded_against_and_reported(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = compose("meta_train", ["trainee=learned-rule"]).trainee
+    rule = build(config)
+    with torch.no_grad():
+        rule.log_step[:, : len(rule.log_knots)] = 2.0
+    save_pretrained(rule, OmegaConf.to_container(config, resolve=True), here / "bad", {})
+    arguments = [argument for argument in FAST if argument != "--quiet"]
+    summaries = {}
+    for name, flags in {"guarded": [], "blind": ["--no-guard"]}.items():
+        assert l2s("optimize", *arguments, "--steps", "20", "--optimizer", here / "bad", "--out", name, *flags) == 0
+        summaries[name] = json.loads((here / name / "summary.json").read_text())
+    assert summaries["guarded"]["guard"]["mode"] == "lean"
+    assert summaries["guarded"]["guard"]["actions"] == 1
+    assert summaries["guarded"]["guard"]["base_steps"] >= 10
+    assert summaries["guarded"]["last"]["psnr"] > summaries["blind"]["last"]["psnr"] + 3
+    assert capsys.readouterr().out.count("guard: the learned optimizer failed") == 1
+    assert "the guard acted" in (here / "guarded" / "report.html").read_text()
 
 
 def test_default_folder_and_json(here: Path, capsys: pytest.CaptureFixture[str]) -> None:

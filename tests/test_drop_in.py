@@ -65,7 +65,8 @@ def test_the_steps_are_those_of_the_inner_loop(name: str) -> None:
     params = parameters(start)
     facade = TorchSceneOptimizer(params, tuned(name), data.cameras.take(list(data.train)), horizon=10)
     from learn2splat.data.views import RandomViews
-    from learn2splat.rollout import Rollout, RolloutState
+    from learn2splat.rollout import Rollout
+    from learn2splat.rollout_state import RolloutState
 
     optimizer = tuned(name)
     loss = SceneLoss(data, ReferenceRenderer(), PhotometricLoss())

@@ -18,7 +18,8 @@ from learn2splat.optim.adam import Adam
 from learn2splat.optim.base import OptimizerState, SceneOptimizer, StepContext
 from learn2splat.optim.rates import GroupRates, PositionDecay, PowerDecay
 from learn2splat.render.reference import ReferenceRenderer
-from learn2splat.rollout import OutcomeKind, Rollout, RolloutState
+from learn2splat.rollout import Rollout
+from learn2splat.rollout_state import OutcomeKind, RolloutState
 from learn2splat.run_folder import RunFolder
 from learn2splat.scene.gaussians import GaussianScene
 from learn2splat.scene_loss import SceneLoss
@@ -135,12 +136,13 @@ class Exploding(Adam):
 
 def test_what_is_not_finite_ends_with_the_best_scene() -> None:
     run = rollout(Exploding(float("nan")))
-    assert len(list(run.run(12))) == 4
+    assert len(list(run.run(12))) == 3
     outcome = run.outcome()
     assert outcome.kind is OutcomeKind.NONFINITE
     assert outcome.which == "best"
     assert outcome.scene.is_finite()
-    assert "step 4" in outcome.message
+    assert "step 3" in outcome.message
+    assert run.state.scene.is_finite()
 
 
 def test_divergence_ends_with_the_best_scene() -> None:

@@ -24,6 +24,8 @@ from learn2splat.optim.base import SceneOptimizer
 from learn2splat.optim.learned.pretrained import is_pretrained, load_pretrained
 from learn2splat.optim.rates import GroupRates, PositionDecay, PowerDecay, Schedule
 
+GUARDED = "+guard"
+"""Ending of a method's name that switches its guard on."""
 PIXEL_MEANS_RATE = 0.011
 """Rate of the means in pixel footprints that is about gsplat's on common captures."""
 PLUGINS = "learn2splat.optimizers"
@@ -37,9 +39,13 @@ def method(name: str) -> Method:
     NAME is the folder of a trained optimizer, a file of ``configs/optimizer``, an entry point of the group `PLUGINS`,
     or ``package.module:Class``, a class or function that makes one without arguments.
 
+    ``NAME+guard`` is the same with its guard, as another line of the table.
+
     Raises:
         UserError: there is none of these.
     """
+    if name.endswith(GUARDED):
+        return replace(method(name.removesuffix(GUARDED)), name=name, guard=True)
     if is_pretrained(name):
         manifest = (Path(name) / checkpoint.MANIFEST).read_text(encoding="utf-8")
         return Method(str(name), lambda: load_pretrained(name), _digest(json.loads(manifest)["sha256"]))  # type: ignore[arg-type,return-value]

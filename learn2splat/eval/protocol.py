@@ -23,7 +23,8 @@ from learn2splat.eval.store import Row, RowStore
 from learn2splat.eval.task import Start, Task, prepare
 from learn2splat.optim.base import SceneOptimizer
 from learn2splat.render.base import Renderer
-from learn2splat.rollout import OutcomeKind, Rollout, RolloutState, StepRecord
+from learn2splat.rollout import Rollout
+from learn2splat.rollout_state import OutcomeKind, RolloutState, StepRecord
 
 TURN_STEPS = 10
 """Steps that one method takes before it is the next one's turn."""
@@ -40,7 +41,7 @@ class Method:
         build: makes the optimizer anew for each run.
         digest: changes whenever the method does (configuration, weights).
         average: whether the averaged scene is its output.
-        guard: whether few views are guarded by probe views (see `Rollout`).
+        guard: whether it is guarded, with probe views where views are few (see `Rollout`).
     """
 
     name: str
@@ -157,7 +158,7 @@ def _begin(method: Method, start: Start, budgets: Budgets) -> _Run:
     sampler = RandomViews(start.loss.data.cameras, train, start.task.batch_views, start.task.seed)
     state = RolloutState.start(start.scene, optimizer, method.average)
     horizon = max(budgets.steps, default=None)
-    rollout = Rollout(start.loss, train, optimizer, sampler, state, horizon=horizon, probe=probe)
+    rollout = Rollout(start.loss, train, optimizer, sampler, state, horizon, probe, method.guard)
     seconds = math.inf if budgets.steps else max(budgets.seconds)
     records = rollout.run(sys.maxsize if horizon is None else horizon, time_budget=seconds)
     return _Run(method, rollout, records, list(budgets.steps), list(budgets.seconds))
@@ -210,5 +211,7 @@ def _evaluate_due(run: _Run, start: Start, ended: bool = False) -> None:
                 seconds_update=state.seconds_update,
                 gaussians=len(state.scene),
                 outcome=ERROR if run.raised else outcome.kind.value,
+                guard_actions=state.guard.actions,
+                seconds_guard=state.guard.seconds,
             )
         )

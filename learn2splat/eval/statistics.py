@@ -91,3 +91,15 @@ def markdown(rows: Sequence[Row], methods: Sequence[str], reference: str | None 
             cells.append(f"{s.mean:+.2f} [{s.low:+.2f}, {s.high:+.2f}] worst {s.worst:+.2f}")
         lines.append(f"| {method} | {' | '.join(cells)} |")
     return "\n".join(lines)
+
+
+def guard_use(rows: Sequence[Row], method: str, kind: str = "steps") -> str:
+    """How often the guard of ``method`` acted in a run and what it cost, at the last budget."""
+    runs = [row for row in rows if row.method == method and row.kind == kind]
+    last = [row for row in runs if row.budget == max(row.budget for row in runs)]
+    acted = [row.guard_actions for row in last]
+    cost = [row.seconds_guard / row.seconds for row in last if row.seconds]
+    return (
+        f"{method}: acted in {sum(count > 0 for count in acted)} of {len(acted)} runs, {np.mean(acted):.1f} times on "
+        f"average; {100 * np.mean(cost):.2f} % of the time"
+    )

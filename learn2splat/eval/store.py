@@ -26,6 +26,8 @@ class Row:
         seconds, seconds_render, seconds_update: optimisation time by then.
         gaussians: number of them.
         outcome: "ok", or how the run had failed by then; metrics are then those of the best scene it had.
+        guard_actions: how often the guard had acted by then.
+        seconds_guard: the part of ``seconds_update`` that it took.
     """
 
     task: str
@@ -42,6 +44,8 @@ class Row:
     seconds_update: float
     gaussians: int
     outcome: str
+    guard_actions: int = 0
+    seconds_guard: float = 0.0
 
 
 PHOTO = ""
@@ -65,6 +69,10 @@ class RowStore:
         try:
             self._connection = sqlite3.connect(path)
             self._connection.executescript(_SCHEMA)
+            known = {name for _, name, *_ in self._connection.execute("pragma table_info(rows)")}
+            for name in _COLUMNS:
+                if name not in known:  # measured by an earlier version, which had no such number
+                    self._connection.execute(f"alter table rows add column {name} default 0")
         except sqlite3.DatabaseError as error:
             raise UserError(f"{path}: not a file of rows ({error}); choose another") from error
         self.path = path

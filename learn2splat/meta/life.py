@@ -17,8 +17,9 @@ from learn2splat.meta.buffer import Entry
 from learn2splat.meta.tasks import PhotoStack, Task
 from learn2splat.optim.base import SceneOptimizer
 from learn2splat.render.base import Renderer
-from learn2splat.rollout import Rollout, RolloutState
+from learn2splat.rollout import Rollout
 from learn2splat.rollout_checkpoint import pack_rollout, unpack_rollout
+from learn2splat.rollout_state import RolloutState
 from learn2splat.scene_loss import SceneLoss
 
 

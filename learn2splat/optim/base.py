@@ -32,6 +32,7 @@ class Need(Enum):
     VIEW_SQUARES = "view_squares"
     NEIGHBOURS = "neighbours"
     CLUSTERS = "clusters"
+    TRUST = "trust"
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,8 @@ class StepContext:
         clusters: [N] int64, which of CLUSTERS parts of the scene a Gaussian belongs to (`Need.CLUSTERS`).
         neighbours: [N, NEIGHBOURS] int32 rows of the nearest other Gaussians (`Need.NEIGHBOURS`).
         probe_loss: latest loss on training views that are not optimised on; None without any.
+        trust: share in 0..1 of what was learned that is used, in logarithms of steps and in weights: at 0 a learned
+            optimizer is its base, to the bit. A guard sets it for optimizers that ask for it (`Need.TRUST`).
         view_squares: sum over views of the squared gradient of that view's loss / batch_views (`Need.VIEW_SQUARES`).
     """
 
@@ -65,6 +68,7 @@ class StepContext:
     neighbours: Tensor | None = None
     clusters: Tensor | None = None
     probe_loss: float | None = None
+    trust: float = 1.0
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sqlite3
 from pathlib import Path
 
 import numpy as np
@@ -10,13 +11,15 @@ import pytest
 import torch
 
 from learn2splat.errors import UserError
+from learn2splat.eval.methods import method as method_of
 from learn2splat.eval.metrics import psnr, ssim
 from learn2splat.eval.protocol import Budgets, Method, run_task
-from learn2splat.eval.statistics import differences, markdown, oracle, per_scene, summarise, win_rate
+from learn2splat.eval.statistics import differences, guard_use, markdown, oracle, per_scene, summarise, win_rate
 from learn2splat.eval.store import Row, RowStore
 from learn2splat.eval.task import Task
 from learn2splat.optim.adam import Adam
 from learn2splat.optim.base import SceneOptimizer
+from learn2splat.optim.learned.rule import LearnedRule
 from learn2splat.optim.rates import GroupRates, PowerDecay
 from learn2splat.render.reference import ReferenceRenderer
 from tests.test_rollout import capture
@@ -77,6 +80,32 @@ def test_failures_stay_in_the_table() -> None:
     assert [row.budget for row in rows] == [0, 3, 7]
     assert rows[-1].outcome == "nonfinite"
     assert math.isfinite(rows[-1].psnr)
+
+
+def test_a_guarded_method_is_another_row_that_tells_how_often_it_acted() -> None:
+    def build() -> SceneOptimizer:
+        rule = LearnedRule(schedule=PowerDecay(scale=5.0)).eval()
+        with torch.no_grad():
+            rule.weight[:, 0, : len(rule.log_knots)] = -3.0
+        return rule
+
+    rows = measure(RowStore(":memory:"), Method("bad", build, "x"), Method("bad+guard", build, "x", guard=True))
+    assert [row.guard_actions for row in rows if row.method == "bad"] == [0, 0, 0]
+    assert [row.guard_actions for row in rows if row.method == "bad+guard"] == [0, 1, 1]
+    assert rows[-1].seconds_update > rows[-1].seconds_guard > 0
+    assert "acted in 1 of 1 runs, 1.0 times" in guard_use(rows, "bad+guard")
+    guarded = method_of("adam+guard")
+    assert (guarded.name, guarded.guard, guarded.digest) == ("adam+guard", True, method_of("adam").digest)
+
+
+def test_rows_of_an_earlier_version_are_read(tmp_path: Path) -> None:
+    old = measure(RowStore(tmp_path / "rows.sqlite"), method("a", 5.0))
+    with sqlite3.connect(tmp_path / "rows.sqlite") as file:
+        file.execute("alter table rows drop column guard_actions")
+        file.execute("alter table rows drop column seconds_guard")
+    again = RowStore(tmp_path / "rows.sqlite")
+    assert again.rows() == old
+    assert measure(again, method("b", 5.0))[: len(old)] == old
 
 
 def test_a_file_of_something_else_is_refused(tmp_path: Path) -> None:

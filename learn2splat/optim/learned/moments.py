@@ -117,3 +117,8 @@ def directions(
         "fast_scale": m / root_fast,
         "shared_scale": m / root_shared,
     }
+
+
+def trusted(learned: Tensor, trust: float) -> Tensor:
+    """``trust * learned``, and 0 at no trust even where ``learned`` is not finite."""
+    return trust * learned if trust else torch.zeros_like(learned)

@@ -23,6 +23,7 @@ from learn2splat.optim.learned.moments import (
     as_matrix,
     directions,
     group_slices,
+    trusted,
 )
 from learn2splat.optim.rates import GroupRates, PowerDecay, Schedule
 from learn2splat.scene.gaussians import GaussianScene
@@ -88,7 +89,7 @@ class LearnedRule(torch.nn.Module):
 
     @property
     def needs(self) -> frozenset[Need]:
-        return self.rates.needs | {Need.NEIGHBOURS}
+        return self.rates.needs | {Need.NEIGHBOURS, Need.TRUST}
 
     def constants(self, context: StepContext, persistence: Tensor | None = None) -> StepConstants:
         """The constants at this step; differentiable in the module's parameters.
@@ -101,8 +102,8 @@ class LearnedRule(torch.nn.Module):
         log_step = hat_functions(context.train_views, self.log_views).to(hats) @ (self.log_step @ hats).T
         if persistence is not None:
             log_step = log_step + (self.feedback @ hats) * persistence.to(log_step)
-        weight = _descent(self.weight @ hats)
-        factor = step_factors(log_step)
+        weight = trusted(_descent(self.weight @ hats), context.trust)
+        factor = step_factors(log_step, context.trust)
         weights = {
             name: dict(zip(GROUPS, column, strict=True)) for name, column in zip(DIRECTIONS, weight.T, strict=True)
         }
@@ -272,9 +273,10 @@ def hat_functions(number: int, log_knots: Sequence[float]) -> Tensor:
     return hats
 
 
-def step_factors(log_step: Tensor) -> dict[str, Tensor]:
-    """Group -> factor on its base rate, from a logarithm [groups] that is kept within +-MAX_LOG_STEP."""
-    return dict(zip(GROUPS, (MAX_LOG_STEP * torch.tanh(log_step / MAX_LOG_STEP)).exp(), strict=True))
+def step_factors(log_step: Tensor, trust: float = 1.0) -> dict[str, Tensor]:
+    """Group -> factor on its base rate, from a logarithm [groups] that is kept within +-MAX_LOG_STEP, times ``trust``."""
+    bounded = MAX_LOG_STEP * torch.tanh(log_step / MAX_LOG_STEP)
+    return dict(zip(GROUPS, trusted(bounded, trust).exp(), strict=True))
 
 
 def random_shift(generator: torch.Generator) -> Tensor:

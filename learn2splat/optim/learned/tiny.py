@@ -9,7 +9,7 @@ from torch import Tensor
 
 from learn2splat.optim.base import Need, OptimizerState, StepContext
 from learn2splat.optim.learned.features import COUNT, Evidence, by_group, features, neighbour_distances
-from learn2splat.optim.learned.moments import GROUPS, as_matrix, group_slices
+from learn2splat.optim.learned.moments import GROUPS, as_matrix, group_slices, trusted
 from learn2splat.optim.learned.network import PointTransformer
 from learn2splat.optim.learned.rule import LearnedRule
 from learn2splat.scene.gaussians import GaussianScene
@@ -93,7 +93,7 @@ class LearnedGain(torch.nn.Module):
         with torch.set_grad_enabled(self.training and torch.is_grad_enabled()):
             if context.step < self.dense_until or context.step % self.every == 0:
                 own = self._think(grads, own, moments, scene, context, first, running)
-            scaled = scaled_by_group(update, torch.exp(own["gain"]))
+            scaled = scaled_by_group(update, torch.exp(trusted(own["gain"], context.trust)))
         shared = {**moments.shared, "losses": torch.tensor([first, running], dtype=torch.float64)}
         return scaled, OptimizerState({**moments.rows, **own}, shared)
 
