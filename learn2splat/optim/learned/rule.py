@@ -274,7 +274,7 @@ def hat_functions(number: int, log_knots: Sequence[float]) -> Tensor:
 
 
 def step_factors(log_step: Tensor, trust: float = 1.0) -> dict[str, Tensor]:
-    """Group -> factor on its base rate, from a logarithm [groups] that is kept within +-MAX_LOG_STEP, times ``trust``."""
+    """Group -> factor on its base rate, from a logarithm [groups] kept within +-MAX_LOG_STEP, times ``trust``."""
     bounded = MAX_LOG_STEP * torch.tanh(log_step / MAX_LOG_STEP)
     return dict(zip(GROUPS, trusted(bounded, trust).exp(), strict=True))
 
