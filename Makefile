@@ -45,8 +45,9 @@ comma := ,
 empty :=
 space := $(empty) $(empty)
 
-meta-train: setup  ## train learned-rule from nothing on procedural scenes and, when present, CAPTURES
-	$(BIN)/l2s meta-train --out outputs/meta/learned-rule "data.captures=[$(subst $(space),$(comma),$(strip $(CAPTURES)))]"
+meta-train: setup  ## train learned-rule from nothing on procedural scenes and, when present, CAPTURES, on all cores
+	OMP_NUM_THREADS=1 $(BIN)/torchrun --standalone --nproc-per-node $$(nproc) -m learn2splat.cli meta-train --out outputs/meta/learned-rule experiment=rule \
+		"data.captures=[$(subst $(space),$(comma),$(strip $(CAPTURES)))]"
 
 leaderboard: setup  ## all optimizers on small scenes, under an hour; resumable
 	$(BIN)/l2s leaderboard
