@@ -58,7 +58,7 @@ def backward(params: dict[str, torch.nn.Parameter], view: int) -> float:
     return terms.loss
 
 
-@pytest.mark.parametrize("name", ["adam", "adam-tuned", "learned-rule"])
+@pytest.mark.parametrize("name", ["adam", "adam-tuned", "adam-visible-tuned", "adafactor", "soap", "learned-rule"])
 def test_the_steps_are_those_of_the_inner_loop(name: str) -> None:
     data = capture()
     start = start_scene().with_sh_degree(1)
@@ -101,7 +101,7 @@ def edit(
         params[name] = new
 
 
-@pytest.mark.parametrize("name", ["adam-tuned", "learned-rule", "l2s-tiny"])
+@pytest.mark.parametrize("name", ["adam-tuned", "adam-visible-tuned", "learned-rule", "l2s-tiny"])
 def test_two_hundred_steps_with_clone_split_and_prune(name: str) -> None:
     data = capture()
     params = parameters(start_scene().with_sh_degree(1))

@@ -72,16 +72,15 @@ class Adam:
         m: GaussianScene,
         v: GaussianScene,
         rates: dict[str, Tensor],
-        corrections: tuple[float, float] | tuple[Tensor, Tensor],
+        corrections: tuple[float, float],
     ) -> tuple[GaussianScene, GaussianScene, GaussianScene]:
-        """New moments and the update, in torch on any device and in any precision; corrections may be per row [N]."""
+        """New moments and the update, in torch on any device and in any precision."""
         m = m.map(lambda old, grad: old.lerp(grad, 1 - self.beta1), grads)
         v = v.map(lambda old, grad: (old * self.beta2).addcmul_(grad, grad, value=1 - self.beta2), grads)
 
         def step(name: str, first: Tensor, second: Tensor, grad: Tensor) -> Tensor:
-            of_first, of_second = (per_row(correction, grad) for correction in corrections)
-            direction = (first / of_first).add_(grad, alpha=self.damping)
-            direction.div_(second.sqrt().div_(of_second**0.5).add_(self.eps))
+            direction = (first / corrections[0]).add_(grad, alpha=self.damping)
+            direction.div_(second.sqrt().div_(corrections[1] ** 0.5).add_(self.eps))
             return direction.mul_(-rates[name])
 
         columns = zip(m.items(), v.tensors(), grads.tensors(), strict=True)
@@ -108,8 +107,3 @@ class Adam:
 
     def reindex(self, state: OptimizerState, lineage: Lineage) -> OptimizerState:
         return state.take(lineage)
-
-
-def per_row(value: float | Tensor, like: Tensor) -> float | Tensor:
-    """A number, or numbers [N] so that they broadcast against ``like`` [N, ...]."""
-    return value.view(-1, *[1] * (like.ndim - 1)) if isinstance(value, Tensor) else value
