@@ -139,7 +139,7 @@ def _begin(
     method: Method, loss: SceneLoss, train: list[int], scene: GaussianScene, task: Task, budgets: Budgets
 ) -> _Run:
     optimizer = method.build()
-    train, probe = probe_views(train) if method.guard else (train, [])
+    train, probe = probe_views(loss.data.cameras, train) if method.guard else (train, [])
     sampler = RandomViews(loss.data.cameras, train, task.batch_views, task.seed)
     state = RolloutState.start(scene, optimizer, method.average)
     steps = max(budgets.steps)
