@@ -100,7 +100,9 @@ class Session:
             data = load_scene(config.scene, max_size=config.max_size, test_every=config.test_every)
         self.data = data
         self.train, self.test = choose_views(data, str(config.views), config.seed)
-        self.train, self.probe = probe_views(self.train) if config.guard == "on" else (self.train, [])
+        self.probe: list[int] = []
+        if config.guard == "on":
+            self.train, self.probe = probe_views(data.cameras, self.train)
         device = _device(config.device)
         renderer = build(config.renderer)
         if device.type not in renderer.capabilities.devices:

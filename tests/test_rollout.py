@@ -253,10 +253,17 @@ def test_the_value_of_views_is_the_loss_of_their_gradient() -> None:
 
 @pytest.mark.parametrize(("count", "held"), [(3, 0), (5, 0), (6, 1), (11, 1), (12, 2), (16, 2), (17, 0)])
 def test_few_views_lose_one_or_two_to_the_probe(count: int, held: int) -> None:
-    views = list(range(100, 100 + count))
-    train, probe = probe_views(views)
+    views = list(range(2, 2 + count))
+    train, probe = probe_views(ring_cameras(20, 32, 24), views)
     assert len(probe) == held
     assert sorted(train + probe) == views
+
+
+def test_the_probe_views_are_those_that_others_surround() -> None:
+    """Camera i + 9 of the ring stands close beside camera i."""
+    cameras = ring_cameras(28, 32, 24)
+    assert probe_views(cameras, [0, 2, 4, 6, 9, 18]) == ([0, 2, 4, 6, 18], [9])
+    assert probe_views(cameras, [*range(9), 9, 18, 27])[1] == [9, 18]
 
 
 def test_a_guarded_run_never_ends_below_its_start() -> None:

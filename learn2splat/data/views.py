@@ -105,15 +105,24 @@ def choose_views(scene: SceneData, kind: str, seed: int) -> tuple[list[int], lis
         raise UserError(str(error)) from error
 
 
-def probe_views(train: Sequence[int]) -> tuple[list[int], list[int]]:
+def probe_views(cameras: Cameras, train: Sequence[int]) -> tuple[list[int], list[int]]:
     """(views to optimise on, views that tell when a run begins to over-fit) out of few training views.
 
-    One of 6 to 11 views, two of 12 to 16, spread evenly over their order; none of fewer, which are all needed, nor of
-    more, with which runs over-fit little.
+    One of 6 to 11 views, two of 12 to 16; none of fewer, which are all needed, nor of more, with which runs over-fit
+    little. Chosen are those closest to their two nearest neighbours: the others miss them least, and an outlying view
+    would tell of what no view has seen rather than of over-fitting.
+
+    Args:
+        cameras: all cameras of the scene, indexed by ``train``.
+        train: the training views.
     """
-    count = 0 if not 6 <= len(train) <= 16 else 1 if len(train) < 12 else 2
-    probe = [train[(2 * i + 1) * len(train) // (2 * count)] for i in range(count)]
-    return [view for view in train if view not in probe], probe
+    kept: list[int] = list(train)
+    probe: list[int] = []
+    for _ in range(0 if not 6 <= len(train) <= 16 else 1 if len(train) < 12 else 2):
+        features = view_features(cameras.take(kept))
+        nearest = torch.cdist(features, features).sort(dim=1).values[:, 1:3]
+        probe.append(kept.pop(int(nearest.mean(dim=1).argmin())))
+    return kept, sorted(probe)
 
 
 class ViewSampler(ABC):

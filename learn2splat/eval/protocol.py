@@ -154,7 +154,7 @@ def measure(
 
 def _begin(method: Method, start: Start, budgets: Budgets) -> _Run:
     optimizer = method.build()
-    train, probe = probe_views(start.train) if method.guard else (start.train, [])
+    train, probe = probe_views(start.loss.data.cameras, start.train) if method.guard else (start.train, [])
     sampler = RandomViews(start.loss.data.cameras, train, start.task.batch_views, start.task.seed)
     state = RolloutState.start(start.scene, optimizer, method.average)
     horizon = max(budgets.steps, default=None)
