@@ -47,7 +47,7 @@ def compose_board(settings: Mapping[str, Any], overrides: Sequence[str] = ()) ->
         overrides: in Hydra's syntax.
 
     Raises:
-        BadConfigError: a value is unknown or not legal.
+        BadConfigError: an override is unknown.
     """
     config = compose("leaderboard", overrides)
     for key, value in settings.items():
@@ -57,7 +57,6 @@ def compose_board(settings: Mapping[str, Any], overrides: Sequence[str] = ()) ->
             config[key] = str(value).split(",")
         else:
             config[key] = list(value) if isinstance(value, tuple) else str(value) if isinstance(value, Path) else value
-    _check(config)
     return config
 
 
@@ -88,15 +87,22 @@ class Board:
             if kind in config.passes and config.budgets[kind]
         ]
         for one in self.passes:
-            for label in config.remeasure:
-                one.store.forget(label)
-            for shard in sorted(self.folder.glob(f"{one.kind}-*-of-*.sqlite")) if self.whole else ():
-                one.store.absorb(RowStore(shard))
+            files = sorted(self.folder.glob(f"{one.kind}-*-of-*.sqlite")) if self.whole else []
+            shards = [RowStore(file) for file in files]
+            for store in (one.store, *shards):
+                for label in config.remeasure:
+                    store.forget(label)
+            for shard in shards:
+                one.store.absorb(shard)
             for entry in self.methods:
                 one.store.register(entry.name, entry.digest)
 
     def measure(self, stop: Callable[[], bool] = lambda: False) -> None:
-        """Measure all cells that are not measured yet; ``stop`` is asked often."""
+        """Measure all cells that are not measured yet; ``stop`` is asked often.
+
+        Raises:
+            UserError: no task can be measured at all.
+        """
         config = self.config
         bench = Bench(config.renderer, str(config.device), config.pictures == "all")
         for one in self.passes:
@@ -108,6 +114,8 @@ class Board:
             for task, reason in skipped.items():
                 self._note(f"left out: {task.scene} ({task.setting}): {reason}")
             self.tasks = [task for task in self.tasks if task not in skipped]
+            if skipped and not self.tasks:
+                raise UserError(f"nothing can be measured: {next(iter(skipped.values()))}")
 
     def write(self) -> Path | None:
         """Write ``leaderboard.json``, ``.csv``, ``.md``, ``.html`` and a page per scene, of the rows there are.
@@ -128,11 +136,14 @@ class Board:
             self.missing(),
         )
         plain = {"reference": reference, "notes": self.notes, "machine": about.machine, "missing": about.missing}
-        plain["methods"] = {one.name: one.digest for one in self.methods}
+        plain["methods"] = [
+            {"name": one.name, "optimizer": self.entries[one.name], "digest": one.digest} for one in self.methods
+        ]
         content = as_json(entries, rows, plain)
         write_text(self.folder / "leaderboard.json", json.dumps(content, indent=1, allow_nan=False) + "\n")
         write_text(self.folder / "leaderboard.csv", as_csv(entries))
-        write_text(self.folder / "leaderboard.md", as_markdown(found, entries, reference, self.notes))
+        named = "{processor}, {cores} cores, {system}, learn2splat {learn2splat}, torch {torch}".format(**about.machine)
+        write_text(self.folder / "leaderboard.md", as_markdown(found, entries, reference, [named, *self.notes]))
         return write_pages(self.folder, found, entries, self._pictures(rows), about)
 
     def rows(self) -> list[Row]:
@@ -159,15 +170,16 @@ class Board:
 
     def _scenes(self) -> list[str]:
         """Those that are on this machine."""
-        scenes = self.config.scenes.copy()
-        scenes.captures = [str(Path(self.config.captures) / name) for name in scenes.captures]
-        names = scene_names(scenes)
-        absent = [name for name in names if not is_spec(name) and not Path(name).exists()]
+        scenes, folder = self.config.scenes.copy(), Path(self.config.captures)
+        present = [name for name in scenes.captures if is_spec(name) or (folder / name).exists()]
+        absent = [name for name in scenes.captures if name not in present]
         if absent:
-            self._note(f"left out, as they are not on this machine: {', '.join(absent)}")
-        if len(absent) == len(names):
+            self._note(f"left out, as they are not in {folder}: {', '.join(absent)}")
+        scenes.captures = [str(folder / name) for name in present]
+        names = scene_names(scenes)
+        if not names:
             raise UserError("no scene to measure on: give captures that are there, or procedural scenes")
-        return [name for name in names if name not in absent]
+        return names
 
     def _tasks(self, scene: str) -> list[Task]:
         config = self.config

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import platform
 import sys
 from collections.abc import Mapping
@@ -20,7 +21,7 @@ from torch import Tensor
 from learn2splat import __version__, checkpoint
 from learn2splat.data.views import ViewSampler
 from learn2splat.errors import UserError
-from learn2splat.files import finite, write_text, write_whole
+from learn2splat.files import write_text, write_whole
 from learn2splat.rollout_checkpoint import pack_rollout, unpack_rollout
 from learn2splat.rollout_state import OutcomeKind, RolloutState
 
@@ -95,7 +96,7 @@ class RunFolder:
 
     def write_summary(self, summary: Mapping[str, Any]) -> None:
         """Write ``summary.json``."""
-        write_text(self.path / "summary.json", json.dumps(finite(summary), indent=1) + "\n")
+        write_text(self.path / "summary.json", json.dumps(_finite(summary), indent=1) + "\n")
 
     def is_finished(self) -> bool:
         """Whether the run ended by itself."""
@@ -140,7 +141,7 @@ class RunFolder:
 
 def json_line(row: Mapping[str, Any]) -> str:
     """Strict JSON: what is not finite becomes null."""
-    return json.dumps(finite(row), allow_nan=False)
+    return json.dumps(_finite(row), allow_nan=False)
 
 
 def machine() -> dict[str, Any]:
@@ -177,3 +178,13 @@ def newest_unfinished(parent: Path) -> Path | None:
     runs = [path.parent.parent for path in parent.glob(f"*/checkpoint/{checkpoint.MANIFEST}")]
     unfinished = [run for run in runs if not RunFolder(run).is_finished()]
     return max(unfinished, key=lambda run: (run / "checkpoint").stat().st_mtime, default=None)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value

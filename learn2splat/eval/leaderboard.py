@@ -14,7 +14,6 @@ import numpy as np
 from learn2splat.eval.statistics import Summary, differences, markdown, per_scene, summarise, win_rate
 from learn2splat.eval.store import Row
 from learn2splat.eval.task import Task
-from learn2splat.files import finite
 
 
 @dataclass(frozen=True)
@@ -165,8 +164,7 @@ def as_json(entries: Sequence[Entry], rows: Sequence[Row], about: Mapping[str, o
             for name in ("seconds", "seconds_render", "seconds_update"):
                 del record[name]
         runs.append(record)
-    found: dict[str, object] = finite({**about, "entries": [asdict(entry) for entry in entries], "runs": runs})
-    return found
+    return {**about, "entries": [asdict(entry) for entry in entries], "runs": runs}
 
 
 def as_csv(entries: Sequence[Entry]) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import random
-import re
 import shutil
 import signal
 import subprocess
@@ -15,10 +14,8 @@ from importlib.metadata import EntryPoint
 from itertools import pairwise
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 from learn2splat.api import optimize
 from learn2splat.board import Board, compose_board
@@ -35,7 +32,7 @@ from learn2splat.eval.workers import kept_scene
 from learn2splat.scene.gaussians import GaussianScene
 from learn2splat.scene.ply import write_ply
 
-SCENES = ("procedural:seed=3,views=12,width=32", "procedural:seed=5,views=12,width=32")
+SCENES = ("procedural:seed=3,views=9,width=32", "procedural:seed=5,views=9,width=32")
 TINY = ["max_gaussians=60", "sh_degree=1", "batch_views=2", "workers=1"]
 SMALL = [*TINY, "budgets.steps=[0,3,12]", "budgets.seconds=[]"]
 BROKEN = """
@@ -165,17 +162,18 @@ def test_failures_are_shown_with_their_outcome(broken: Path) -> None:
     found.measure()
     page = found.write()
     assert page is not None
-    outcomes = {row.method: row.outcome for row in found.rows() if row.budget == 40}
-    assert outcomes["adam"] == "ok"
-    assert outcomes["Hot"] == "diverged"
-    assert outcomes["Clumsy"] == "error"
+    outcomes = {(row.scene, row.method): row.outcome for row in found.rows() if row.budget == 40}
+    hot = {outcome for (_, name), outcome in outcomes.items() if name == "Hot"}
+    assert hot <= {"diverged", "nonfinite"}
     assert len(found.rows()) == 3 * 3 * len(SCENES)
     assert found.missing() == 0
     text = json.loads((broken / "out" / "leaderboard.json").read_text())
     counted = {e["method"]: e["failures"] for e in text["entries"] if e["budget"] == 40}
-    assert counted == {"adam": {}, "Hot": {"diverged": 2}, "Clumsy": {"error": 2}}
+    assert (counted["adam"], counted["Clumsy"]) == ({}, {"error": 2})
+    assert (set(counted["Hot"]), sum(counted["Hot"].values())) == (hot, 2)
     for file in (page, broken / "out" / "leaderboard.md"):
-        assert "2 diverged" in file.read_text()
+        for outcome in hot:
+            assert f"{counted['Hot'][outcome]} {outcome}" in file.read_text()
 
 
 @pytest.mark.parametrize(
@@ -215,29 +213,28 @@ def mine_of(rows: list[Row], name: str) -> Row:
 def test_killed_at_random_and_restarted(tmp_path: Path) -> None:
     """Rows at fixed steps are those of an undisturbed board; cells that were finished keep their seconds."""
     arguments = [*TINY, "budgets.steps=[0,40]", "budgets.seconds=[0.2]"]
-    flags = ["--optimizers", "adam,sgd", "--settings", "dense", *(f"--scenes={scene}" for scene in SCENES)]
+    flags = ["--optimizers", "adam,sgd,adam-tuned", "--settings", "dense", "--scenes", SCENES[0]]
     command = [sys.executable, "-m", "learn2splat.cli", "leaderboard", *flags, "--out", "cut", *arguments]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[2])}
     chance = random.Random(0)
     kept: set[Row] = set()
     for _ in range(3):
-        process = subprocess.Popen(
-            command, cwd=tmp_path, env=os.environ | {"OMP_NUM_THREADS": "1"}, stdout=subprocess.PIPE, text=True
-        )
+        process = subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, text=True)
         assert process.stdout is not None
-        for _ in range(chance.randint(1, 3)):
-            process.stdout.readline()
+        for _ in range(chance.randint(1, 2)):
+            assert "dB" in process.stdout.readline()
         time.sleep(chance.random() * 0.1)
         process.send_signal(signal.SIGKILL)
         process.wait()
         process.stdout.close()
         now = {row for kind in ("steps", "seconds") for row in _stored(tmp_path / "cut" / f"{kind}.sqlite")}
-        assert kept <= now
+        assert kept < now
         kept = now
-    final = board(tmp_path / "cut", *arguments, optimizers="adam,sgd", scenes=SCENES)
+    final = board(tmp_path / "cut", *arguments, optimizers="adam,sgd,adam-tuned")
     final.measure()
     assert final.missing() == 0
     assert kept <= set(final.rows())
-    straight = measured(tmp_path / "straight", *arguments, "budgets.seconds=[]", optimizers="adam,sgd", scenes=SCENES)
+    straight = measured(tmp_path / "straight", *arguments, "budgets.seconds=[]", optimizers="adam,sgd,adam-tuned")
     assert values([row for row in final.rows() if row.kind == "steps"]) == values(straight)
 
 
@@ -255,6 +252,8 @@ def test_shards_add_up_to_the_whole(tmp_path: Path) -> None:
     assert values(together.rows()) == values(measured(tmp_path / "whole", scenes=SCENES))
     together.write()
     assert (tmp_path / "parts" / "scenes").is_dir()
+    assert board(tmp_path / "parts", "remeasure=[adam]", scenes=SCENES).missing() == len(SCENES)
+    board(tmp_path / "parts", "shard=5/9", scenes=SCENES).measure()
 
 
 def test_a_method_that_has_changed_is_refused_until_it_is_measured_again(broken: Path) -> None:
@@ -292,10 +291,12 @@ def test_what_is_left_out_is_said(tmp_path: Path) -> None:
     assert found.missing() == 0
     for name in ("leaderboard.md", "leaderboard.html", "leaderboard.json"):
         text = (tmp_path / name).read_text()
-        assert str(tmp_path / "fox") in text
+        assert f"not in .: {tmp_path / 'fox'}" in text
         assert "sparse:99 asks for 99 context views" in text
     with pytest.raises(UserError, match="no scene"):
         board(tmp_path / "none", scenes=scenes[1:])
+    with pytest.raises(UserError, match=r"nothing can be measured.*sparse:99"):
+        board(tmp_path / "few", settings="sparse:99").measure()
 
 
 @pytest.mark.parametrize("override", ["shard=2/2", "seeds=0", "passes=[hours]", "budgets.steps=[5,3]", "workers=0"])
@@ -312,76 +313,15 @@ def test_an_installed_package_joins_by_an_entry_point(monkeypatch: pytest.Monkey
     assert type(methods.method("adam").build()).__name__ == "Adam"
 
 
-def test_the_example_joins_and_the_pages_need_no_network(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    flags = ["--scenes", SCENES[0], "--settings", "dense,sparse:3", "--optimizers", "adam", "--out", str(tmp_path)]
-    with pytest.raises(SystemExit, match="0"):
-        main(["leaderboard", *flags, "--plugin", "examples.sign_descent:SignDescent", *SMALL])
-    assert capsys.readouterr().out.endswith("leaderboard.html\n")
-    pages = [tmp_path / "leaderboard.html", *(tmp_path / "scenes").iterdir()]
-    assert len(pages) == 2
-    for page in pages:
-        text = page.read_text()
-        assert "SignDescent" in text
-        outside = re.findall(r"(?:src|href)=\"(https?:[^\"]*)\"|url\((https?:[^)]*)\)|@import", text)
-        assert not outside
-    assert pages[1].read_text().count("data:image/jpeg") == 2 * 3  # photo and two methods, in two settings
-    lines = (tmp_path / "leaderboard.csv").read_text().splitlines()
-    assert len(lines) == 1 + 2 * 2 * 3
-    assert "| SignDescent |" in (tmp_path / "leaderboard.md").read_text()
-
-
-def test_pictures_of_captures_are_kept_only_on_request(tmp_path: Path) -> None:
-    scene = tmp_path / "scene"
-    with pytest.raises(SystemExit, match="0"):
-        main(["scene", "make", "--views", "12", "--width", "32", "--out", str(scene)])
-    for choice, count in (("procedural", 0), ("all", 2)):
-        out = tmp_path / choice
-        found = board(out, f"pictures={choice}", scenes=(str(scene),))
-        found.measure()
-        found.write()
-        (page,) = (out / "scenes").iterdir()
-        assert page.read_text().count("data:image/jpeg") == count
-        assert len(RowStore(out / "steps.sqlite").pictures(found.tasks[0].key)) == count
-
-
-def browser() -> str:
-    """Path of a browser that can take a picture of a page."""
-    names = ("chromium", "chromium-browser", "google-chrome")
-    found = next((path for path in map(shutil.which, names) if path), None)
-    if found is None:
-        pytest.skip("no browser is installed")
-    return found
-
-
-def test_a_browser_shows_sorts_and_compares(tmp_path: Path) -> None:
-    """The scripts run: a click sorts, the select chooses one table, the slider has both of its pictures."""
-    chromium = browser()
-    found = board(tmp_path / "out", optimizers="adam,sgd,adam-tuned", scenes=SCENES)
-    found.measure()
-    page = found.write()
-    assert page is not None
-    clicked = page.read_text().replace(
-        "</body>", "<script>document.querySelector('.sortable th').click()</script></body>"
-    )
-    scene_page = sorted((page.parent / "scenes").iterdir())[0]
-    (tmp_path / "clicked.html").write_text(clicked)
-    flags = "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking"
-    flags += f" --disable-component-update --disable-sync --user-data-dir={tmp_path}/profile --window-size=1200,900"
-
-    def look(file: Path, picture: str) -> str:
-        command = [chromium, *flags.split(), f"--screenshot={tmp_path / picture}", "--dump-dom", file.as_uri()]
-        return subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout
-
-    dom = look(tmp_path / "clicked.html", "index.png")
-    body = dom[dom.index('<table class="sortable">') :]
-    names = re.findall(r"</i>([\w-]+)</td>", body[: body.index("</table>")])
-    assert names == ["adam", "adam-tuned", "sgd"]  # by name; before, the best came first
-    shown = re.findall(r'data-budget="([^"]*)"( hidden="")?', dom)
-    assert [budget for budget, hidden in shown if not hidden] == ["steps 12.0"]
-    assert len(shown) == 3
-    dom = look(scene_page, "scene.png")
-    assert len(re.findall(r'<img alt="(?:left|right)" src="data:image/jpeg', dom)) == 2
-    for picture in ("index.png", "scene.png"):
-        pixels = np.asarray(Image.open(tmp_path / picture).convert("RGB"))
-        assert pixels.shape == (900, 1200, 3)
-        assert pixels.std() > 10
+def test_stopped_and_restarted(tmp_path: Path) -> None:
+    """A stop loses the cells that were running, and nothing of those that were through."""
+    told: list[str] = []
+    first = board(tmp_path / "cut", optimizers="adam,sgd", scenes=SCENES)
+    first.tell = told.append
+    first.measure(lambda: len(told) == 3)
+    kept = first.rows()
+    assert first.missing() == 1
+    again = board(tmp_path / "cut", optimizers="adam,sgd", scenes=SCENES)
+    again.measure()
+    assert set(kept) < set(again.rows())
+    assert values(again.rows()) == values(measured(tmp_path / "straight", optimizers="adam,sgd", scenes=SCENES))
