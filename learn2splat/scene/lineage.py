@@ -14,11 +14,13 @@ class Lineage:
 
     Args:
         parent: [M] int64, rows of the old scene.
-        fresh: [M] bool, rows whose per-Gaussian statistics start anew (newborn, relocated, reset).
+        fresh: [M] bool, newborn rows, whose statistics start anew.
+        restarted: names of parameters whose statistics start anew in all rows.
     """
 
     parent: Tensor
     fresh: Tensor
+    restarted: frozenset[str] = frozenset()
 
     def __post_init__(self) -> None:
         if self.parent.shape != self.fresh.shape or self.parent.ndim != 1:
@@ -48,4 +50,6 @@ class Lineage:
 
     def then(self, later: Lineage) -> Lineage:
         """One lineage for this one followed by ``later``."""
-        return Lineage(self.parent[later.parent], self.fresh[later.parent] | later.fresh)
+        return Lineage(
+            self.parent[later.parent], self.fresh[later.parent] | later.fresh, self.restarted | later.restarted
+        )

@@ -171,4 +171,4 @@ def test_the_fused_step_equals_the_plain_one(unit: Literal["extent", "footprint"
             largest = float(tensor.abs().max()) if count else 0.0  # moments that cancel are compared with the largest
             torch.testing.assert_close(getattr(two, name).double(), tensor, rtol=2e-5, atol=2e-6 * largest, msg=name)
     for name, rows in states[0].rows.items():
-        torch.testing.assert_close(states[1].rows[name].double(), rows, rtol=2e-5, atol=1e-6, msg=name)
+        torch.testing.assert_close(states[1].rows[name].double(), rows.double(), rtol=2e-5, atol=1e-6, msg=name)
