@@ -1,4 +1,4 @@
-"""The one inner loop: render -> loss -> gradients -> update.
+"""The one inner loop: render -> loss -> gradients -> update -> densify.
 
 Learned optimizers are trained on it, users run it, the harness measures it.
 """
@@ -12,11 +12,12 @@ from dataclasses import dataclass, replace
 from enum import Enum
 
 import torch
-from torch import Tensor
 
 from learn2splat.data.views import ViewSampler
-from learn2splat.optim.base import CLUSTERS, NEIGHBOURS, Need, OptimizerState, SceneOptimizer, StepContext, apply_update
+from learn2splat.densify.base import Growth, ScreenEvidence
+from learn2splat.optim.base import CLUSTERS, NEIGHBOURS, Need, SceneOptimizer, StepContext, apply_update
 from learn2splat.render.base import GradientRequest
+from learn2splat.rollout_state import RolloutState, advanced, densified
 from learn2splat.scene.clusters import clusters
 from learn2splat.scene.footprint import pixel_footprint_world
 from learn2splat.scene.gaussians import GaussianScene
@@ -25,10 +26,6 @@ from learn2splat.scene_loss import LossGradient, SceneLoss
 
 GEOMETRY_EVERY = 100
 """Steps between two computations of pixel footprints and neighbours: both change slowly."""
-AVERAGE_WINDOW = 0.1
-"""The averaged scene spans about this share of the steps so far."""
-LOSS_MEMORY = 0.95
-"""Decay of the running loss per step."""
 PROBE_GROWTH = 1.1
 """Factor between two steps at which probe views are looked at."""
 DIVERGED_FACTOR = 2.0
@@ -80,58 +77,6 @@ class StepRecord:
     gaussians: int
 
 
-@dataclass(frozen=True)
-class RolloutState:
-    """Everything that changes from step to step, but for the sampler's state.
-
-    Args:
-        scene: the current scene.
-        optimizer: state of the optimizer.
-        average: running average of the parameters, or None.
-        best: the output scene at the lowest probe loss so far; without probe views, at the lowest running loss.
-        footprint: pixel footprints [N], or None when the optimizer does not need them.
-        neighbours: rows of the nearest Gaussians [N, k], likewise.
-        clusters: part of the scene of each Gaussian [N], likewise.
-        step: updates made.
-        first_loss, running_loss, best_loss: infinite before the first step; the last is that of ``best``.
-        probe_loss: latest loss on the probe views; infinite before the first, or without any.
-        probe_step: when the probe views are looked at next.
-        seconds_render, seconds_update, seconds_warmup: totals.
-    """
-
-    scene: GaussianScene
-    optimizer: OptimizerState
-    average: GaussianScene | None
-    best: GaussianScene
-    footprint: Tensor | None = None
-    neighbours: Tensor | None = None
-    clusters: Tensor | None = None
-    step: int = 0
-    first_loss: float = math.inf
-    running_loss: float = math.inf
-    best_loss: float = math.inf
-    probe_loss: float = math.inf
-    probe_step: int = 0
-    seconds_render: float = 0.0
-    seconds_update: float = 0.0
-    seconds_warmup: float = 0.0
-
-    @classmethod
-    def start(cls, scene: GaussianScene, optimizer: SceneOptimizer, average: bool = True) -> RolloutState:
-        """The state before the first step; ``average`` keeps a running average of the parameters."""
-        return cls(scene, optimizer.init(scene), scene if average else None, scene)
-
-    @property
-    def output(self) -> GaussianScene:
-        """The scene to evaluate and to write."""
-        return self.scene if self.average is None else self.average
-
-    @property
-    def seconds(self) -> float:
-        """Optimisation time so far, warm-up excluded."""
-        return self.seconds_render + self.seconds_update
-
-
 class Rollout:
     """Optimises a scene.
 
@@ -141,9 +86,10 @@ class Rollout:
         optimizer: makes updates from gradients.
         sampler: draws batches of ``train``.
         state: `RolloutState.start`, or a restored one.
-        horizon: number of steps when known in advance; schedules may use it.
+        horizon: number of steps when known in advance; the optimizer's schedules may use it.
         probe: views held out of ``train`` that decide which scene is kept; the time they take counts. A run with few
             views over-fits, and only views that are not optimised on can tell.
+        growth: how the set of Gaussians changes.
     """
 
     def __init__(
@@ -155,15 +101,18 @@ class Rollout:
         state: RolloutState,
         horizon: int | None = None,
         probe: Sequence[int] = (),
+        growth: Growth = Growth(),
     ) -> None:
         if set(probe) & set(train):
             raise ValueError(f"probe views {sorted(set(probe) & set(train))} are optimised on; leave them out of train")
         self.probe = list(probe)
         self.scene_loss, self.train, self.optimizer, self.sampler = scene_loss, list(train), optimizer, sampler
-        self.state, self.horizon = state, horizon
+        self.state, self.horizon, self.growth = state, horizon, growth
         self.train_cameras = scene_loss.cameras.take(self.train)
         self.extent_world = self.train_cameras.extent_world or 1.0
-        self.request = GradientRequest(view_squares=Need.VIEW_SQUARES in optimizer.needs)
+        self.request = GradientRequest(
+            means2d_px=growth.densifier.needs_screen, view_squares=Need.VIEW_SQUARES in optimizer.needs
+        )
         self._ended = (OutcomeKind.OK, "")
 
     def run(
@@ -218,15 +167,18 @@ class Rollout:
         """One update; None, and an unchanged state, when the loss or a gradient is not finite."""
         before, started = self.state, self._clock()
         views = self.sampler.draw()
-        batch = self.scene_loss.gradient(before.scene, views, self.request)
+        sh_degree = self.growth.sh_degree(before.step, before.scene.sh_degree)
+        batch = self.scene_loss.gradient(before.scene, views, self.request, sh_degree)
         rendered = self._clock()
         if not (math.isfinite(batch.loss) and batch.grads.is_finite()):
             return None
         before = self._with_geometry(before)
         context = self._context(before, batch, len(views))
-        update, optimizer_state = self.optimizer.update(batch.grads, before.optimizer, before.scene, context)
+        grads = self.growth.densifier.penalised(batch.grads, before.scene, self.extent_world)
+        update, optimizer_state = self.optimizer.update(grads, before.optimizer, before.scene, context)
         scene = apply_update(before.scene, update)
-        after = self._with_probe(_advance(before, scene, optimizer_state, batch.loss, by_loss=not self.probe))
+        after = advanced(before, scene, optimizer_state, batch.loss, by_loss=not self.probe)
+        after = self._with_probe(self._densified(after, batch.screen))
         finished = self._clock()
         self.state = replace(
             after,
@@ -234,7 +186,7 @@ class Rollout:
             seconds_update=before.seconds_update + finished - rendered,
         )
         return StepRecord(
-            after.step, batch.loss, batch.l1, batch.ssim, rendered - started, finished - rendered, len(scene)
+            after.step, batch.loss, batch.l1, batch.ssim, rendered - started, finished - rendered, len(after.scene)
         )
 
     def _context(self, state: RolloutState, batch: LossGradient, batch_views: int) -> StepContext:
@@ -252,6 +204,14 @@ class Rollout:
             clusters=state.clusters,
             probe_loss=state.probe_loss if self.probe else None,
         )
+
+    def _densified(self, state: RolloutState, evidence: ScreenEvidence | None) -> RolloutState:
+        """The state after the densifier has seen the batch and, when that is due, has changed the Gaussians."""
+        densifier = self.growth.densifier
+        statistics = densifier.observe(state.statistics, evidence)
+        change = densifier.densify(statistics, state.scene, self.growth.context(state.step, self.extent_world))
+        state = replace(state, statistics=statistics)
+        return state if change is None else densified(state, change, self.optimizer)
 
     def _with_geometry(self, state: RolloutState) -> RolloutState:
         """The state with footprints and neighbours as the optimizer needs them, renewed when they are due."""
@@ -288,29 +248,6 @@ class Rollout:
         if self.scene_loss.device.type == "cuda":
             torch.cuda.synchronize(self.scene_loss.device)
         return time.perf_counter()
-
-
-def _advance(
-    before: RolloutState, scene: GaussianScene, optimizer_state: OptimizerState, loss: float, by_loss: bool
-) -> RolloutState:
-    """The state after an update to ``scene``; ``loss`` was measured before it and, if ``by_loss``, tells the best."""
-    step = before.step + 1
-    weight = min(1.0, 1.0 / (AVERAGE_WINDOW * step))
-    average = None if before.average is None else before.average.map(lambda old, new: old.lerp(new, weight), scene)
-    known = math.isfinite(before.running_loss)
-    running_loss = LOSS_MEMORY * before.running_loss + (1 - LOSS_MEMORY) * loss if known else loss
-    improved = by_loss and running_loss < before.best_loss
-    return replace(
-        before,
-        scene=scene,
-        optimizer=optimizer_state,
-        average=average,
-        best=before.output if improved else before.best,
-        step=step,
-        first_loss=before.first_loss if known else loss,
-        running_loss=running_loss,
-        best_loss=running_loss if improved else before.best_loss,
-    )
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -29,6 +29,8 @@ def pack_rollout(state: RolloutState) -> tuple[dict[str, Tensor], dict[str, Any]
             tensors |= {f"shared/{name}": tensor for name, tensor in value.shared.items()}
         elif isinstance(value, Tensor):
             tensors[entry.name] = value
+        elif isinstance(value, Mapping):
+            tensors |= {f"{entry.name}/{name}": tensor for name, tensor in value.items()}
         elif value is not None:
             numbers[entry.name] = value
     return tensors, numbers
@@ -40,7 +42,7 @@ def unpack_rollout(tensors: Mapping[str, Tensor], numbers: Mapping[str, Any]) ->
     Raises:
         BadCheckpointError: an entry is unknown or missing.
     """
-    groups: dict[str, dict[str, Tensor]] = {name: {} for name in (*_SCENES, "rows", "shared")}
+    groups: dict[str, dict[str, Tensor]] = {name: {} for name in (*_SCENES, "rows", "shared", "statistics")}
     geometry: dict[str, Tensor] = {}
     for name, tensor in tensors.items():
         group, _, rest = name.partition("/")
@@ -59,6 +61,7 @@ def unpack_rollout(tensors: Mapping[str, Tensor], numbers: Mapping[str, Any]) ->
             footprint=geometry.get("footprint"),
             neighbours=geometry.get("neighbours"),
             clusters=geometry.get("clusters"),
+            statistics=groups["statistics"],
             **numbers,
         )
     except TypeError as error:

@@ -74,9 +74,7 @@ def adam_step(parameters: Sequence[AdamParameter], constants: AdamConstants) -> 
         alive.append((inputs, ages, row_rates, column_rates))
     total = sum(parameter.grad.numel() for parameter in parameters)
     tables = [loader.correction(table) for table in (constants.correct_m, constants.correct_v)]
-    native_constants = loader.AdamConstants(
-        constants.beta1, constants.beta2, constants.eps, constants.damping, *tables
-    )
+    native_constants = loader.AdamConstants(constants.beta1, constants.beta2, constants.eps, constants.damping, *tables)
     library.l2s_adam_step(groups, len(parameters), byref(native_constants), loader.thread_count(total // 4))
     return results
 

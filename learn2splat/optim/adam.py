@@ -78,8 +78,9 @@ class Adam:
         v = v.map(lambda old, grad: (old * self.beta2).addcmul_(grad, grad, value=1 - self.beta2), grads)
 
         def step(name: str, first: Tensor, second: Tensor, grad: Tensor) -> Tensor:
-            direction = (first * ages.correction(self.beta1, 1.0, age[name], first.dtype)).add_(grad, alpha=self.damping)
+            correct_m = ages.correction(self.beta1, 1.0, age[name], first.dtype)
             correct_v = ages.correction(self.beta2, 0.5, age[name], first.dtype)
+            direction = (first * correct_m).add_(grad, alpha=self.damping)
             direction.div_(second.sqrt().mul_(correct_v).add_(self.eps))
             return direction.mul_(-rates[name])
 

@@ -29,12 +29,17 @@ class Lineage:
             )
 
     @classmethod
-    def identity(cls, count: int) -> Lineage:
+    def identity(cls, count: int, device: torch.device | str = "cpu") -> Lineage:
         """``count`` rows that stay what they are."""
-        return cls(torch.arange(count), torch.zeros(count, dtype=torch.bool))
+        return cls(torch.arange(count, device=device), torch.zeros(count, dtype=torch.bool, device=device))
 
     def __len__(self) -> int:
         return self.parent.shape[0]
+
+    def is_identity(self, count: int) -> bool:
+        """Whether ``count`` old rows stay what they are, with all their statistics."""
+        stays = len(self) == count and torch.equal(self.parent, torch.arange(count, device=self.parent.device))
+        return stays and not bool(self.fresh.any()) and not self.restarted
 
     def take(self, rows: Tensor, fresh_value: float | int | None = 0) -> Tensor:
         """Rows of the new scene from ``rows`` [N, ...] of the old one.

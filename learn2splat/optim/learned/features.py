@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from learn2splat.optim.base import StepContext
 from learn2splat.optim.ages import correction
+from learn2splat.optim.base import StepContext
 from learn2splat.optim.learned.moments import GROUPS, MomentDecays, as_matrix, group_slices
 from learn2splat.scene.gaussians import GaussianScene
 
