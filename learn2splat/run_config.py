@@ -42,7 +42,8 @@ class RunConfig:
 def compose_run(settings: Mapping[str, Any], overrides: Sequence[str] = ()) -> RunConfig:
     """``configs/optimize.yaml`` with ``settings`` and ``key=value`` overrides.
 
-    The optimizer may be a folder; ``densify`` may be "auto", which is settled here.
+    The optimizer may be a folder. ``densify`` may be "auto", which is settled here: "default" for long dense runs, and
+    for all that are given constants of it.
 
     Raises:
         BadConfigError: a setting is unknown or not legal.
@@ -67,7 +68,8 @@ def compose_run(settings: Mapping[str, Any], overrides: Sequence[str] = ()) -> R
         if given.get(key) is not None:
             config[key] = _text(key, str(given[key]))
     _check(config)
-    if densify == "auto" and not (config.views == "dense" and config.steps >= DENSIFIED_STEPS):
+    wanted = config.views == "dense" and config.steps >= DENSIFIED_STEPS
+    if densify == "auto" and not wanted and not any(text.startswith("densify.") for text in rest):
         config.densify = compose("optimize", ["densify=none"]).densify
     return RunConfig(config, names, Path(optimizer).name)
 

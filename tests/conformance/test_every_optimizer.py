@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -134,6 +135,29 @@ def test_births_and_deaths_keep_the_survivors_rows(name: str) -> None:
     assert_states_equal(moved.shared, state.shared)
     grown, _ = steps(optimizer, later.take(parent), moved, range(3, 5), parent)
     assert grown.is_finite()
+
+
+@pytest.mark.parametrize("name", [name for name in OPTIMIZERS if not name.startswith("torch-")])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_newborn_step_as_at_the_start_of_a_run(name: str, dtype: torch.dtype) -> None:
+    """Neither longer nor shorter, to the bit. (Optimizers of torch correct their bias by the age of the run.)"""
+    optimizer, scene = make(name), random_scene(COUNT, dtype=dtype)
+    later, state = steps(optimizer, scene, optimizer.init(scene), range(40))
+    everyone = Lineage(torch.arange(COUNT), torch.ones(COUNT, dtype=torch.bool))
+    born, _ = steps(optimizer, later, optimizer.reindex(state, everyone), range(40, 44))
+    anew, _ = steps(optimizer, later, optimizer.init(later), range(40, 44))
+    assert_equal(born, anew)
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_a_restart_of_the_opacities_concerns_only_them(name: str) -> None:
+    optimizer, scene = make(name), random_scene(COUNT)
+    _, state = steps(optimizer, scene, optimizer.init(scene), range(3))
+    after = optimizer.reindex(state, replace(Lineage.identity(COUNT), restarted=frozenset({"logit_opacities"})))
+    for key, rows in state.rows.items():
+        expected = torch.zeros_like(rows) if key.endswith("logit_opacities") else rows
+        assert torch.equal(after.rows[key], expected), key
+    assert any(key.endswith("logit_opacities") for key in state.rows)
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
