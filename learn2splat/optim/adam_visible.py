@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from learn2splat.optim import ages
 from learn2splat.optim.adam import Adam
 from learn2splat.optim.base import OptimizerState, StepContext, as_rows, from_rows, zeros_like
 from learn2splat.optim.rates import step_sizes
@@ -19,24 +20,25 @@ class AdamVisible(Adam):
     as gently as all others. With every Gaussian visible in every step it is `Adam`.
     """
 
-    def init(self, scene: GaussianScene) -> OptimizerState:
-        zeros = zeros_like(scene)
-        count = torch.zeros(len(scene), dtype=torch.int64, device=scene.means.device)
-        return OptimizerState(as_rows("m", zeros) | as_rows("v", zeros) | {"count": count})
-
     def update(
         self, grads: GaussianScene, state: OptimizerState, scene: GaussianScene, context: StepContext
     ) -> tuple[GaussianScene, OptimizerState]:
         seen = context.visible
-        count = state.rows["count"] + seen
-        steps = count.clamp_min(1).double()  # the correction of a Gaussian never seen is not used, but must be finite
-        corrections = (1 - self.beta1**steps).to(scene.means), (1 - self.beta2**steps).to(scene.means)
+        age = {
+            name: torch.where(per_row(seen, older), older, older - 1)
+            for name, older in ages.older(state, scene).items()
+        }
         old_m, old_v = from_rows("m", state), from_rows("v", state)
         rates = step_sizes(self.rates, self.schedule, scene, context)
-        m, v, update = self._plain(grads, old_m, old_v, rates, corrections)
+        m, v, update = self._plain(grads, old_m, old_v, rates, age)
 
         def where_seen(new: Tensor, old: Tensor) -> Tensor:
-            return torch.where(seen.view(-1, *[1] * (new.ndim - 1)), new, old)
+            return torch.where(per_row(seen, new), new, old)
 
-        rows = as_rows("m", m.map(where_seen, old_m)) | as_rows("v", v.map(where_seen, old_v)) | {"count": count}
+        rows = as_rows("m", m.map(where_seen, old_m)) | as_rows("v", v.map(where_seen, old_v)) | ages.as_rows(age)
         return update.map(where_seen, zeros_like(scene)), OptimizerState(rows)
+
+
+def per_row(values: Tensor, like: Tensor) -> Tensor:
+    """Numbers [N] so that they broadcast against ``like`` [N, ...]."""
+    return values.view(-1, *[1] * (like.ndim - 1))

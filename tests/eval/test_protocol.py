@@ -84,9 +84,9 @@ def test_failures_stay_in_the_table() -> None:
 
 def test_a_guarded_method_is_another_row_that_tells_how_often_it_acted() -> None:
     def build() -> SceneOptimizer:
-        rule = LearnedRule(schedule=PowerDecay(scale=5.0)).eval()
+        rule = LearnedRule(schedule=PowerDecay(scale=100.0)).eval()
         with torch.no_grad():
-            rule.weight[:, 0, : len(rule.log_knots)] = -3.0
+            rule.log_step[:] = 2.0
         return rule
 
     rows = measure(RowStore(":memory:"), Method("bad", build, "x"), Method("bad+guard", build, "x", guard=True))
