@@ -67,7 +67,10 @@ Examples:
 @click.option("--views", metavar="KIND", help="dense, or sparse:K for K context views (dense).")
 @click.option("--batch-views", type=int, help="Views per step (4).")
 @click.option("--max-size", type=int, metavar="PX", help="Long side of the photos (1600).")
-@click.option("--max-gaussians", type=int, help="Thin a larger initial scene at random.")
+@click.option(
+    "--densify", metavar="KIND", help="auto, none, default (3DGS) or mcmc (auto: default in dense runs of 3000 steps)."
+)
+@click.option("--max-gaussians", type=int, help="The most there may be; a larger initial scene is thinned (1000000).")
 @click.option("--sh-degree", type=int, help="Degree of the spherical harmonics, 0..3 (3).")
 @click.option("--average", type=click.Choice(["on", "off"]), help="Output the running average of the parameters (on).")
 @click.option("--no-guard", is_flag=True, help="Trust learned optimizers blindly, and hold out none of few views.")

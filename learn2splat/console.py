@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
+from datetime import timedelta
 from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
+from learn2splat.estimate import Estimate
 from learn2splat.rollout_state import StepRecord
 from learn2splat.run_folder import json_line
 from learn2splat.session import Listener, Result, Session
@@ -68,11 +70,21 @@ class ConsoleListener(Listener):
             self.task, completed=record.step, loss=record.loss, speed=self.steps / max(self.seconds, 1e-9)
         )
 
+    def on_estimate(self, estimate: Estimate) -> None:
+        step, row = 1e3 * estimate.seconds_per_step, estimate.bytes_per_gaussian / 1e3
+        text = f"{step:.1f} ms per step: about {_clock(estimate.seconds)} and {estimate.memory_mb:,.0f} MiB in all"
+        if estimate.max_gaussians > estimate.gaussians:
+            text += (
+                f"; at {estimate.max_gaussians:,} Gaussians of {row:.1f} kB at most {_clock(estimate.seconds_at_cap)} "
+                f"and {estimate.memory_at_cap_mb:,.0f} MiB"
+            )
+        self.progress.console.print(text)
+
     def on_metrics(self, row: Mapping[str, Any]) -> None:
         self.progress.update(self.task, psnr=row["psnr"])
         self.progress.console.print(
             f"step {row['step']:>6}  {row['psnr']:6.2f} dB  SSIM {row['ssim']:.4f}"
-            f"  {row['seconds']:8.2f} s  ({row['split']})"
+            f"  {row['seconds']:8.2f} s  {row['gaussians']:>9,} Gaussians  ({row['split']})"
         )
 
     def on_abort(self) -> None:
@@ -84,3 +96,7 @@ class ConsoleListener(Listener):
             self.console.print(f"[yellow]guard:[/] the learned optimizer failed {actions} times, its base stepped in")
         if result.folder is not None:
             self.console.print(f"[bold green]report[/] {result.folder / 'report.html'}", soft_wrap=True)
+
+
+def _clock(seconds: float) -> str:
+    return str(timedelta(seconds=round(seconds)))

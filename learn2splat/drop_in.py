@@ -13,6 +13,7 @@ from learn2splat.optim.base import CLUSTERS, NEIGHBOURS, Need, OptimizerState, S
 from learn2splat.scene.clusters import clusters
 from learn2splat.scene.footprint import pixel_footprint_world
 from learn2splat.scene.gaussians import GaussianScene
+from learn2splat.scene.lineage import Lineage
 from learn2splat.scene.neighbours import nearest_neighbours
 
 NAMES = {"means": "means", "scales": "log_scales", "quats": "quats", "opacities": "logit_opacities"}
@@ -42,6 +43,10 @@ class GroupOptimizer:
     def rows(self) -> dict[str, Any]:
         """State tensors of the parameter as it is now."""
         return self.state.setdefault(self.parameter, {})
+
+    def replace(self, parameter: torch.nn.Parameter) -> None:
+        """Go on with another parameter, without state."""
+        self.param_groups[0]["params"], self.state = [parameter], {parameter: {}}
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Clear the gradient of this parameter."""
@@ -120,6 +125,20 @@ class TorchSceneOptimizer:
             parameters[name].data.add_(change.view_as(parameters[name]))
         self._store(state)
         self._step += 1
+
+    def reindex(self, lineage: Lineage) -> None:
+        """Follow a densification of the trainer's own: ``params`` hold the new rows already.
+
+        Strategies that edit ``by_group`` do not need it.
+
+        Args:
+            lineage: how the new rows descend from the old ones.
+        """
+        state = self.optimizer.reindex(self._load(), lineage)
+        for name, group in self.by_group.items():
+            group.replace(self.params[name])
+        self._store(state)
+        self._geometry = {}
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Clear all gradients."""

@@ -1,4 +1,4 @@
-"""The one inner loop: render -> loss -> gradients -> update.
+"""The one inner loop: render -> loss -> gradients -> update -> densify.
 
 Learned optimizers are trained on it, users run it, the harness measures it.
 """
@@ -13,6 +13,7 @@ from dataclasses import replace
 import torch
 
 from learn2splat.data.views import ViewSampler
+from learn2splat.densify.base import Growth, ScreenEvidence
 from learn2splat.optim.base import (
     CLUSTERS,
     NEIGHBOURS,
@@ -49,11 +50,12 @@ class Rollout:
         optimizer: makes updates from gradients.
         sampler: draws batches of ``train``.
         state: `RolloutState.start`, or a restored one.
-        horizon: number of steps when known in advance; schedules may use it.
+        horizon: number of steps when known in advance; the optimizer's schedules may use it.
         probe: views held out of ``train`` that decide which scene is kept; the time they take counts. A run with few
             views over-fits, and only views that are not optimised on can tell.
         guarded: a learned optimizer leans on its base when it does worse (`learn2splat.optim.guard`), and a run whose
             loss has risen ends with its best scene.
+        growth: how the set of Gaussians changes.
     """
 
     def __init__(
@@ -66,17 +68,20 @@ class Rollout:
         horizon: int | None = None,
         probe: Sequence[int] = (),
         guarded: bool = False,
+        growth: Growth = Growth(),
     ) -> None:
         if set(probe) & set(train):
             raise ValueError(f"probe views {sorted(set(probe) & set(train))} are optimised on; leave them out of train")
         self.probe = list(probe)
         to_device(optimizer, scene_loss.device)
         self.scene_loss, self.train, self.optimizer, self.sampler = scene_loss, list(train), optimizer, sampler
-        self.state, self.horizon = state, horizon
+        self.state, self.horizon, self.growth = state, horizon, growth
         self.train_cameras = scene_loss.cameras.take(self.train)
         self.extent_world = self.train_cameras.extent_world or 1.0
         self.guarded, self.leans = guarded, guarded and Need.TRUST in optimizer.needs
-        self.request = GradientRequest(view_squares=Need.VIEW_SQUARES in optimizer.needs)
+        self.request = GradientRequest(
+            means2d_px=growth.densifier.needs_screen, view_squares=Need.VIEW_SQUARES in optimizer.needs
+        )
         self._ended = (OutcomeKind.OK, "")
 
     def run(
@@ -134,7 +139,8 @@ class Rollout:
         """One update; None, and an unchanged state, when the loss or the new scene is not finite."""
         before, started = self.state, self._clock()
         views = self.sampler.draw()
-        batch = self.scene_loss.gradient(before.scene, views, self.request)
+        sh_degree = self.growth.sh_degree(before.step, before.scene.sh_degree)
+        batch = self.scene_loss.gradient(before.scene, views, self.request, sh_degree)
         rendered = self._clock()
         if not math.isfinite(batch.loss):
             return None
@@ -143,7 +149,8 @@ class Rollout:
         if not scene.is_finite():  # nor then was a gradient, or else the update is at fault
             return None
         after = before.advanced(scene, optimizer_state, batch.loss, by_loss=not self.probe)
-        after = self._with_probe(replace(after, guard=guard.observe(batch.loss)))
+        after = self._densified(replace(after, guard=guard.observe(batch.loss)), batch.screen)
+        after = self._with_probe(after)
         finished = self._clock()
         self.state = replace(
             after,
@@ -153,7 +160,7 @@ class Rollout:
         if after.guard.alarmed:
             self._retreat()
         return StepRecord(
-            after.step, batch.loss, batch.l1, batch.ssim, rendered - started, finished - rendered, len(scene)
+            after.step, batch.loss, batch.l1, batch.ssim, rendered - started, finished - rendered, len(after.scene)
         )
 
     def _updated(
@@ -162,20 +169,23 @@ class Rollout:
         """The next scene and optimizer state; at a trial, of the learned or of the base optimizer."""
         context, guard = self._context(before, batch, len(views)), before.guard
 
+        grads = self.growth.densifier.penalised(batch.grads, before.scene, self.extent_world)
+        sh_degree = self.growth.sh_degree(before.step, before.scene.sh_degree)
+
         def stepped(trust: float) -> tuple[GaussianScene, OptimizerState]:
             given = replace(context, trust=trust)
-            update, state = self.optimizer.update(batch.grads, before.optimizer, before.scene, given)
+            update, state = self.optimizer.update(grads, before.optimizer, before.scene, given)
             return apply_update(before.scene, update), state
 
         if not self.leans or before.step < guard.trial_step:
             return *stepped(guard.trust), guard
         learned = stepped(1.0)
         started = self._clock()
-        loss = self.scene_loss.value(learned[0], views)
+        loss = self.scene_loss.value(learned[0], views, sh_degree)
         chosen, passed = learned, guard.trust == 1 and loss <= batch.loss
         if not passed:
             base = stepped(0.0)
-            passed = loss <= self.scene_loss.value(base[0], views)
+            passed = loss <= self.scene_loss.value(base[0], views, sh_degree)
             chosen = learned if passed else base
         guard = guard.trust_in(before.step) if passed else guard.lean(before.step)
         return *chosen, replace(guard, seconds=guard.seconds + self._clock() - started)
@@ -185,7 +195,7 @@ class Rollout:
         state = self.state
         if not self.leans or state.guard.trust == 0:
             return False
-        gone_back = state.gone_back(self.optimizer, by_loss=not self.probe)
+        gone_back = state.gone_back(self.optimizer, self.growth.densifier, by_loss=not self.probe)
         self.state = replace(gone_back, guard=state.guard.lean(state.step))
         return True
 
@@ -204,6 +214,14 @@ class Rollout:
             clusters=state.clusters,
             probe_loss=state.probe_loss if self.probe else None,
         )
+
+    def _densified(self, state: RolloutState, evidence: ScreenEvidence | None) -> RolloutState:
+        """The state after the densifier has seen the batch and, when that is due, has changed the Gaussians."""
+        densifier = self.growth.densifier
+        statistics = densifier.observe(state.statistics, evidence)
+        change = densifier.densify(statistics, state.scene, self.growth.context(state.step, self.extent_world))
+        state = replace(state, statistics=statistics)
+        return state if change is None else state.densified(change, self.optimizer)
 
     def _with_geometry(self, state: RolloutState) -> RolloutState:
         """The state with footprints and neighbours as the optimizer needs them, renewed when they are due."""

@@ -32,6 +32,8 @@ def pack_rollout(state: RolloutState) -> tuple[dict[str, Tensor], dict[str, Any]
             tensors[entry.name] = value
         elif isinstance(value, Guard):
             numbers[entry.name] = asdict(value)
+        elif isinstance(value, Mapping):
+            tensors |= {f"{entry.name}/{name}": tensor for name, tensor in value.items()}
         elif value is not None:
             numbers[entry.name] = value
     return tensors, numbers
@@ -43,7 +45,7 @@ def unpack_rollout(tensors: Mapping[str, Tensor], numbers: Mapping[str, Any]) ->
     Raises:
         BadCheckpointError: an entry is unknown or missing.
     """
-    groups: dict[str, dict[str, Tensor]] = {name: {} for name in (*_SCENES, "rows", "shared")}
+    groups: dict[str, dict[str, Tensor]] = {name: {} for name in (*_SCENES, "rows", "shared", "statistics")}
     geometry: dict[str, Tensor] = {}
     for name, tensor in tensors.items():
         group, _, rest = name.partition("/")
@@ -62,6 +64,7 @@ def unpack_rollout(tensors: Mapping[str, Tensor], numbers: Mapping[str, Any]) ->
             footprint=geometry.get("footprint"),
             neighbours=geometry.get("neighbours"),
             clusters=geometry.get("clusters"),
+            statistics=groups["statistics"],
             **{**numbers, "guard": Guard(**numbers.get("guard", {}))},
         )
     except TypeError as error:

@@ -6,11 +6,14 @@ import math
 from dataclasses import dataclass, field, replace
 from enum import Enum
 
+import torch
 from torch import Tensor
 
+from learn2splat.densify.base import Densified, Densifier, NoDensifier, Statistics
 from learn2splat.optim.base import OptimizerState, SceneOptimizer
 from learn2splat.optim.guard import MEMORY, Guard
 from learn2splat.scene.gaussians import GaussianScene
+from learn2splat.scene.lineage import Lineage
 
 AVERAGE_WINDOW = 0.1
 """The averaged scene spans about this share of the steps so far."""
@@ -73,8 +76,11 @@ class RolloutState:
         footprint: pixel footprints [N], or None when the optimizer does not need them.
         neighbours: rows of the nearest Gaussians [N, k], likewise.
         clusters: part of the scene of each Gaussian [N], likewise.
+        statistics: of the densifier, one row per Gaussian.
         step: updates made.
-        first_loss, running_loss, best_loss: infinite before the first step; the last is that of ``best``.
+        first_loss, running_loss: infinite before the first step, and after a densification that begins a new descent.
+        lowest_loss: the lowest running loss of this descent, likewise.
+        best_loss: that of ``best``; infinite before the first step.
         probe_loss: latest loss on the probe views; infinite before the first, or without any.
         probe_step: when the probe views are looked at next.
         guard: what the guard knows; without a guard it just estimates the noise of the loss.
@@ -88,9 +94,11 @@ class RolloutState:
     footprint: Tensor | None = None
     neighbours: Tensor | None = None
     clusters: Tensor | None = None
+    statistics: Statistics = field(default_factory=dict)
     step: int = 0
     first_loss: float = math.inf
     running_loss: float = math.inf
+    lowest_loss: float = math.inf
     best_loss: float = math.inf
     probe_loss: float = math.inf
     probe_step: int = 0
@@ -100,9 +108,16 @@ class RolloutState:
     seconds_warmup: float = 0.0
 
     @classmethod
-    def start(cls, scene: GaussianScene, optimizer: SceneOptimizer, average: bool = True) -> RolloutState:
+    def start(
+        cls,
+        scene: GaussianScene,
+        optimizer: SceneOptimizer,
+        average: bool = True,
+        densifier: Densifier = NoDensifier(),
+    ) -> RolloutState:
         """The state before the first step; ``average`` keeps a running average of the parameters."""
-        return cls(scene, optimizer.init(scene), scene if average else None, scene)
+        averaged = scene if average else None
+        return cls(scene, optimizer.init(scene), averaged, scene, statistics=densifier.init(scene))
 
     @property
     def output(self) -> GaussianScene:
@@ -116,8 +131,8 @@ class RolloutState:
 
     @property
     def has_risen(self) -> bool:
-        """Whether the running loss exceeds that of the best scene by more than noise; asked without probe views."""
-        return self.running_loss > self.guard.margin * self.best_loss
+        """Whether the running loss exceeds the lowest of this descent by more than noise."""
+        return self.running_loss > self.guard.margin * self.lowest_loss
 
     def advanced(
         self, scene: GaussianScene, optimizer_state: OptimizerState, loss: float, by_loss: bool
@@ -138,11 +153,39 @@ class RolloutState:
             step=step,
             first_loss=self.first_loss if math.isfinite(self.first_loss) else loss,
             running_loss=running_loss,
+            lowest_loss=min(self.lowest_loss, running_loss),
             best_loss=running_loss if improved else self.best_loss,
         )
 
-    def gone_back(self, optimizer: SceneOptimizer, by_loss: bool) -> RolloutState:
-        """The best scene, from which ``optimizer`` starts afresh; ``by_loss`` as in `advanced`."""
+    def densified(self, change: Densified, optimizer: SceneOptimizer) -> RolloutState:
+        """The state after a densification: everything that has a row per Gaussian follows its lineage.
+
+        An entry of the averaged scene goes on from its parent's average, or starts from the current value where the
+        densification changed it. Parameters that restart in all rows are the exception: their average absorbs the
+        change slowly, so that the output stays presentable while the scene recovers; losses from before no longer
+        compare. The guard forgets the course of the loss at every change of rows: the optimizer is not to blame.
+        """
+        lineage = change.lineage
+        if lineage is None:
+            return replace(self, scene=change.scene, statistics=change.statistics)
+        after = replace(
+            self,
+            scene=change.scene,
+            optimizer=optimizer.reindex(self.optimizer, lineage),
+            average=None if self.average is None else _averaged(self.average, self.scene, change.scene, lineage),
+            footprint=None if self.footprint is None else lineage.take(self.footprint, None),
+            clusters=None if self.clusters is None else lineage.take(self.clusters, None),
+            neighbours=None,
+            statistics=change.statistics,
+            guard=self.guard.anew(),
+        )
+        if not lineage.restarted:
+            return after
+        return replace(after, first_loss=math.inf, running_loss=math.inf, lowest_loss=math.inf, probe_loss=math.inf)
+
+    def gone_back(self, optimizer: SceneOptimizer, densifier: Densifier, by_loss: bool) -> RolloutState:
+        """The best scene, from which ``optimizer`` and ``densifier`` start afresh; ``by_loss`` as in `advanced`."""
+        loss = self.best_loss if by_loss else self.first_loss  # what it was there is not known by probe
         return replace(
             self,
             scene=self.best,
@@ -151,5 +194,19 @@ class RolloutState:
             footprint=None,
             neighbours=None,
             clusters=None,
-            running_loss=self.best_loss if by_loss else self.first_loss,  # what it was there is not known by probe
+            statistics=densifier.init(self.best),
+            running_loss=loss,
+            lowest_loss=loss,
         )
+
+
+def _averaged(average: GaussianScene, before: GaussianScene, after: GaussianScene, lineage: Lineage) -> GaussianScene:
+    """The averaged scene in the rows of ``after``."""
+    carried, old = average.take(lineage.parent), before.take(lineage.parent)
+
+    def follow(name: str, current: Tensor) -> Tensor:
+        fresh = lineage.fresh.view(-1, *[1] * (current.ndim - 1))
+        changed = fresh if name in lineage.restarted else fresh | (current != getattr(old, name))
+        return torch.where(changed, current, getattr(carried, name))
+
+    return GaussianScene(*(follow(name, current) for name, current in after.items()))

@@ -14,10 +14,14 @@ from learn2splat.optim.learned.pretrained import is_pretrained, pretrained_confi
 from learn2splat.run_folder import RunFolder
 
 DEFAULT_OPTIMIZER = "adam"
-RESUMABLE_CHANGES = {"steps", "time_budget", "out", "eval_at", "checkpoint_seconds"}
+DENSIFIED_STEPS = 3000
+"""Dense runs of so many steps densify unless they are told."""
+RESUMABLE_CHANGES = {"steps", "time_budget", "out", "eval_at", "checkpoint_seconds", "estimate_from"}
 """Settings that a resumed run may be given anew."""
 TEXT = ("scene", "init", "views", "out", "device", "guard")
 """Settings that are plain text and do not go through Hydra's grammar: paths may hold any character."""
+NAMED = ("optimizer", "densify")
+"""Groups of which a setting may name what is no YAML file."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +40,10 @@ class RunConfig:
 
 
 def compose_run(settings: Mapping[str, Any], overrides: Sequence[str] = ()) -> RunConfig:
-    """``configs/optimize.yaml`` with ``settings`` and ``key=value`` overrides; the optimizer may be a folder.
+    """``configs/optimize.yaml`` with ``settings`` and ``key=value`` overrides.
+
+    The optimizer may be a folder. ``densify`` may be "auto", which is settled here: "default" for long dense runs, and
+    for all that are given constants of it.
 
     Raises:
         BadConfigError: a setting is unknown or not legal.
@@ -44,14 +51,16 @@ def compose_run(settings: Mapping[str, Any], overrides: Sequence[str] = ()) -> R
     given, rest = dict(settings), []
     for override in overrides:
         key, _, value = override.partition("=")
-        if key in (*TEXT, "optimizer"):
+        if key in (*TEXT, *NAMED):
             given[key] = value
         else:
             rest.append(override)
     optimizer = str(given.get("optimizer", DEFAULT_OPTIMIZER))
     names = frozenset({*given, *(text.split("=")[0].split(".")[0].lstrip("+~") for text in rest)})
-    plain = {key: value for key, value in given.items() if key not in (*TEXT, "optimizer")}
+    plain = {key: value for key, value in given.items() if key not in (*TEXT, *NAMED)}
     choice = [] if is_pretrained(optimizer) else [f"optimizer={_quoted(optimizer)}"]
+    densify = str(given.get("densify", "auto"))
+    choice.append(f"densify={_quoted('default' if densify == 'auto' else densify)}")
     config = compose("optimize", [*(f"{key}={_quoted(value)}" for key, value in plain.items()), *choice, *rest])
     if is_pretrained(optimizer):
         config.optimizer = pretrained_config(optimizer)
@@ -59,6 +68,9 @@ def compose_run(settings: Mapping[str, Any], overrides: Sequence[str] = ()) -> R
         if given.get(key) is not None:
             config[key] = _text(key, str(given[key]))
     _check(config)
+    wanted = config.views == "dense" and config.steps >= DENSIFIED_STEPS
+    if densify == "auto" and not wanted and not any(text.startswith("densify.") for text in rest):
+        config.densify = compose("optimize", ["densify=none"]).densify
     return RunConfig(config, names, Path(optimizer).name)
 
 
@@ -115,6 +127,8 @@ def _check(config: DictConfig) -> None:
         "sh_degree": (lambda v: _whole(v, 0) and v <= 3, "0, 1, 2 or 3"),
         "init_gaussians": (lambda v: _whole(v, 1), "1 or more"),
         "max_gaussians": (lambda v: v is None or _whole(v, 1), "1 or more"),
+        "sh_every": (lambda v: _whole(v, 0), "0 or more"),
+        "estimate_from": (lambda v: _whole(v, 0), "0 or more"),
         "time_budget": (lambda v: v is None or (_number(v, 0) and v > 0), "a positive number of seconds"),
         "checkpoint_seconds": (lambda v: _number(v, 0), "a number of seconds"),
         "test_every": (lambda v: _whole(v, 0) and v != 1, "0 (hold out none) or 2 and more"),
@@ -129,7 +143,7 @@ def _check(config: DictConfig) -> None:
         "average": (lambda v: isinstance(v, bool), "true or false"),
         "out": (lambda v: v is None or (isinstance(v, str) and v.strip() != ""), "a folder"),
     }
-    for part in ("optimizer", "renderer", "loss", "sampler"):
+    for part in ("optimizer", "renderer", "loss", "sampler", "densify"):
         rules[part] = (lambda v: isinstance(v, DictConfig), "a configuration with _target_")
     for key, (legal, remedy) in rules.items():
         if not legal(config[key]):

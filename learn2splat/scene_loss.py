@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from learn2splat.data.base import SceneData
+from learn2splat.densify.base import ScreenEvidence
 from learn2splat.losses import ImageLoss
 from learn2splat.render.base import GradientRequest, Renderer
 from learn2splat.scene.gaussians import GaussianScene
@@ -24,6 +25,7 @@ class LossGradient:
         grads: derivative of ``loss`` by the raw parameters.
         visible: [N] bool, drawn in at least one of the views.
         view_squares: sum over views of the squared gradient of (loss of that view / views in the batch), or None.
+        screen: what a densifier looks at, or None.
     """
 
     loss: float
@@ -32,6 +34,7 @@ class LossGradient:
     grads: GaussianScene
     visible: Tensor
     view_squares: GaussianScene | None
+    screen: ScreenEvidence | None
 
 
 class SceneLoss:
@@ -63,11 +66,22 @@ class SceneLoss:
         return torch.stack([self.data.photos[view] for view in views]).to(self.device).float().div_(255.0)
 
     def gradient(
-        self, scene: GaussianScene, views: Sequence[int], request: GradientRequest = GradientRequest()
+        self,
+        scene: GaussianScene,
+        views: Sequence[int],
+        request: GradientRequest = GradientRequest(),
+        sh_degree: int | None = None,
     ) -> LossGradient:
-        """Loss and gradient on ``views``; views of different sizes are rendered in groups."""
+        """Loss and gradient on ``views``; views of different sizes are rendered in groups.
+
+        Args:
+            scene: N Gaussians.
+            views: which photos to compare with.
+            request: what beside the summed gradient is wanted.
+            sh_degree: harmonics up to this degree are used; default all.
+        """
         parts = [
-            self._group([views[i] for i in index.tolist()], scene, len(views), request)
+            self._group([views[i] for i in index.tolist()], scene, len(views), request, sh_degree)
             for index, _ in self.cameras.take(list(views)).groups_by_size()
         ]
         first, *others = parts
@@ -82,17 +96,18 @@ class SceneLoss:
                 first.grads.map(torch.add, other.grads),
                 first.visible | other.visible,
                 squares,
+                None if first.screen is None or other.screen is None else first.screen.plus(other.screen),
             )
         return first
 
-    def value(self, scene: GaussianScene, views: Sequence[int]) -> float:
-        """Mean loss on ``views``."""
+    def value(self, scene: GaussianScene, views: Sequence[int], sh_degree: int | None = None) -> float:
+        """Mean loss on ``views``; harmonics up to ``sh_degree`` are used, by default all."""
         total = 0.0
         for index, cameras in self.cameras.take(list(views)).groups_by_size():
             chosen = [views[i] for i in index.tolist()]
             with torch.no_grad():
-                image = self.renderer.render(scene, cameras, background=self.background).image
-            total += self.loss(image, self.photos(chosen)).loss * len(chosen) / len(views)
+                output = self.renderer.render(scene, cameras, background=self.background, sh_degree=sh_degree)
+            total += self.loss(output.image, self.photos(chosen)).loss * len(chosen) / len(views)
         return total
 
     def psnr(self, scene: GaussianScene, views: Sequence[int]) -> float:
@@ -106,14 +121,23 @@ class SceneLoss:
         return total / len(views)
 
     def _group(
-        self, views: list[int], scene: GaussianScene, batch_views: int, request: GradientRequest
+        self,
+        views: list[int],
+        scene: GaussianScene,
+        batch_views: int,
+        request: GradientRequest,
+        sh_degree: int | None,
     ) -> LossGradient:
         share = len(views) / batch_views
         cameras = self.cameras.take(views)
-        output, pullback = self.renderer.linearise(scene, cameras, background=self.background)
+        output, pullback = self.renderer.linearise(scene, cameras, background=self.background, sh_degree=sh_degree)
         terms = self.loss(output.image, self.photos(views))
         cotangent = terms.image_gradient if share == 1.0 else terms.image_gradient * share
         gradients = pullback(cotangent, request=request)
+        screen = None
+        if gradients.means2d_px is not None:
+            size = (cameras.width, cameras.height)
+            screen = ScreenEvidence.of(gradients.means2d_px, output.visible, size, batch_views)
         return LossGradient(
             loss=terms.loss * share,
             l1=float(terms.l1.mean()) * share,
@@ -121,4 +145,5 @@ class SceneLoss:
             grads=gradients.scene,
             visible=output.visible.any(dim=0),
             view_squares=gradients.view_squares,
+            screen=screen,
         )

@@ -18,6 +18,8 @@ from learn2splat.config import BadConfigError, build
 from learn2splat.data.base import SceneData
 from learn2splat.data.sources import load_scene
 from learn2splat.data.views import choose_views, probe_views
+from learn2splat.densify.base import MAX_GAUSSIANS, Growth, NoDensifier
+from learn2splat.estimate import MEASURED_STEPS, Estimate, estimate
 from learn2splat.eval.metrics import ViewMetrics, evaluate, means
 from learn2splat.eval.report import write_report
 from learn2splat.optim.base import SceneOptimizer
@@ -61,6 +63,9 @@ class Listener:
 
     def on_step(self, record: StepRecord) -> None:
         """A step was taken."""
+
+    def on_estimate(self, estimate: Estimate) -> None:
+        """A long run has taken its first steps."""
 
     def on_metrics(self, row: Mapping[str, Any]) -> None:
         """The scene was evaluated."""
@@ -117,6 +122,13 @@ class Session:
             raise BadConfigError(
                 f"{type(optimizer).__name__} is no optimizer; see configs/optimizer for those there are"
             )
+        densifier = build(config.densify)
+        if not hasattr(densifier, "densify"):
+            raise BadConfigError(f"{type(densifier).__name__} is no densifier; see configs/densify for those there are")
+        horizon = None if config.time_budget is not None else config.steps
+        growth = Growth(
+            densifier, horizon, config.max_gaussians or MAX_GAUSSIANS, seed=config.seed, sh_every=config.sh_every
+        )
         sampler = build(
             config.sampler, cameras=data.cameras, views=self.train, batch=config.batch_views, seed=config.seed
         )
@@ -133,10 +145,11 @@ class Session:
                 max_gaussians=config.max_gaussians,
                 seed=config.seed,
             )
-            state = RolloutState.start(scene.to(device), optimizer, config.average)
-        horizon = None if config.time_budget is not None else config.steps
+            state = RolloutState.start(scene.to(device), optimizer, config.average, densifier)
         guarded = config.guard != "off"
-        self.rollout = Rollout(self.scene_loss, self.train, optimizer, sampler, state, horizon, self.probe, guarded)
+        self.rollout = Rollout(
+            self.scene_loss, self.train, optimizer, sampler, state, horizon, self.probe, guarded, growth
+        )
         self.metrics = folder.read_metrics(state.step) if folder is not None and resume else []
         self.records: list[StepRecord] = []
         self._evaluated: tuple[GaussianScene, list[ViewMetrics]] | None = None
@@ -163,6 +176,8 @@ class Session:
         for record in self.rollout.run(self.config.steps, time_budget=budget, stop=stop):
             self.records.append(record)
             listener.on_step(record)
+            if len(self.records) == MEASURED_STEPS and self.config.steps >= self.config.estimate_from:
+                listener.on_estimate(self._estimate())
             if record.step in evaluate_at:
                 self._evaluate(listener)
             if self.folder is not None and time.monotonic() - last_saved > self.config.checkpoint_seconds:
@@ -177,6 +192,11 @@ class Session:
         result = Result(outcome.scene, outcome, self.records, self.metrics, folder)
         listener.on_end(result)
         return result
+
+    def _estimate(self) -> Estimate:
+        state, growth = self.rollout.state, self.rollout.growth
+        most = len(state.scene) if isinstance(growth.densifier, NoDensifier) else growth.max_gaussians
+        return estimate(state, self.records, self.config.steps, most, peak_memory_mb())
 
     def _rendered(self, scene: GaussianScene) -> list[ViewMetrics]:
         """The evaluated views of ``scene``; asked twice for the same one, it is rendered once."""

@@ -20,6 +20,7 @@ from learn2splat.config import build, choices, compose
 from learn2splat.optim.learned.pretrained import save_pretrained
 from learn2splat.optim.rates import GroupRates
 from learn2splat.optim.sgd import Sgd
+from learn2splat.run_config import compose_run
 from learn2splat.session import Listener
 
 SCENE = "procedural:seed=3,views=9,width=48"
@@ -104,6 +105,54 @@ def test_bad_weights_are_guarded_against_and_reported(here: Path, capsys: pytest
     assert "the guard acted" in (here / "guarded" / "report.html").read_text()
 
 
+@pytest.mark.parametrize(
+    ("settings", "overrides", "densifier"),
+    [
+        ({"steps": 3000}, [], "AdaptiveDensityControl"),
+        ({"steps": 2999}, [], "NoDensifier"),
+        ({"steps": 3000, "views": "sparse:3"}, [], "NoDensifier"),
+        ({"steps": 10, "densify": "auto"}, [], "NoDensifier"),
+        ({"steps": 10, "densify": "default"}, [], "AdaptiveDensityControl"),
+        ({"steps": 3000, "densify": "none"}, [], "NoDensifier"),
+        ({"steps": 10}, ["densify=mcmc", "densify.growth=1.1"], "Mcmc"),
+        ({"steps": 10}, ["densify.grow_gradient=1e-4"], "AdaptiveDensityControl"),
+    ],
+)
+def test_long_dense_runs_densify_unless_they_are_told(
+    settings: dict[str, object], overrides: list[str], densifier: str
+) -> None:
+    config = compose_run({"scene": SCENE, **settings}, overrides).config
+    assert config.densify._target_.endswith(f".{densifier}")
+
+
+def test_a_growing_run_is_interrupted_and_resumed_to_the_same_ply(here: Path) -> None:
+    growing = [*FAST, "--steps", "40", "--densify", "default", "--eval-at", "0", "densify.grow_gradient=1e-5"]
+    growing[growing.index("300")] = "420"
+    assert l2s("optimize", *growing, "--out", "straight") == 0
+    for stop in (9, 10, 19):
+        stopped = iter(range(stop))
+        flags = {"scene": SCENE, "max_gaussians": 420, "sh_degree": 1, "batch_views": 2, "steps": 40}
+        flags |= {"densify": "default", "eval_at": [0], "out": f"cut-{stop}"}
+        session = open_session(flags, ["densify.grow_gradient=1e-5"])
+        session.run(Listener(), lambda left=stopped: next(left, None) is None)
+        assert l2s("optimize", "--resume", "--quiet", "--out", f"cut-{stop}") == 0
+        assert (here / f"cut-{stop}" / "point_cloud.ply").read_bytes() == (
+            here / "straight" / "point_cloud.ply"
+        ).read_bytes()
+    rows = [json.loads(line) for line in (here / "straight" / "metrics.jsonl").read_text().splitlines()]
+    assert rows[0]["gaussians"] < rows[-1]["gaussians"] <= 420
+
+
+def test_a_long_run_says_what_it_will_take(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    loud = [argument for argument in FAST if argument != "--quiet"]
+    assert l2s("optimize", *loud, "--steps", "12", "--out", "short") == 0
+    assert "per step" not in capsys.readouterr().out
+    assert l2s("optimize", *loud, "--steps", "12", "--densify", "mcmc", "--out", "run", "estimate_from=12") == 0
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "ms per step: about 0:00:0" in printed
+    assert "at 300 Gaussians" in printed
+
+
 def test_default_folder_and_json(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = [argument for argument in FAST if argument != "--quiet"]
     assert l2s("optimize", *arguments, "--steps", "3", "--json", "--eval-at", "0") == 0
@@ -144,6 +193,10 @@ def test_default_folder_and_json(here: Path, capsys: pytest.CaptureFixture[str])
         (["--scene", SCENE, "optimizer.rates.means=abc"], "the rate of means is 'abc'"),
         (["--scene", SCENE, "renderer.settings.near=abc", "renderer=cpu"], "near"),
         (["--scene", SCENE, "loss=null"], "loss"),
+        (["--scene", SCENE, "--densify", "sometimes"], "sometimes"),
+        (["--scene", SCENE, "--densify", "mcmc", "densify.grow=2"], "grow"),
+        (["--scene", SCENE, "densify.prune_opacity=0.5"], "prune_opacity"),
+        (["--scene", SCENE, "sh_every=-1"], "sh_every=-1"),
         (["--scene", SCENE, "--optimizer", "../loss/photometric"], "no optimizer"),
         (["--scene", SCENE, "--out", ""], "out"),
         (["--scene", "${z}"], "'${'"),
@@ -174,7 +227,7 @@ def test_bad_values_of_a_made_scene_are_bad_input(
     assert not (here / "made").exists()
 
 
-@pytest.mark.parametrize("group", ["sampler", "renderer", "loss"])
+@pytest.mark.parametrize("group", ["sampler", "renderer", "loss", "densify"])
 def test_every_choice_of_a_group_runs(here: Path, group: str) -> None:
     for name in choices(group):
         if name != "gsplat":

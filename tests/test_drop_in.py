@@ -18,6 +18,7 @@ from learn2splat.optim.base import SceneOptimizer
 from learn2splat.render.base import RenderOutput
 from learn2splat.render.reference import ReferenceRenderer
 from learn2splat.scene.gaussians import GaussianScene
+from learn2splat.scene.lineage import Lineage
 from learn2splat.scene_loss import SceneLoss
 from tests.test_rollout import capture, start_scene
 
@@ -150,6 +151,38 @@ def test_two_hundred_steps_with_clone_split_and_prune(name: str) -> None:
     assert counts != {20}
     assert scene_of(params).detach().is_finite()
     assert sum(losses[-10:]) < 0.6 * sum(losses[:10])
+
+
+@pytest.mark.parametrize("name", ["adam-tuned", "learned-rule", "l2s-tiny"])
+def test_a_lineage_and_the_edits_of_a_strategy_come_to_the_same(name: str) -> None:
+    """But for what the newborn inherit by our policy, and start without by that of strategies."""
+    cameras = capture().cameras
+    both = []
+    parent = torch.tensor([*range(3, 20), 4, 9])
+    fresh = torch.arange(19) >= 17
+    for by_lineage in (True, False):
+        params = parameters(start_scene())
+        facade = TorchSceneOptimizer(params, tuned(name), cameras)
+        for step in range(3):
+            facade.zero_grad()
+            backward(params, 1 + step)
+            facade.step()
+        if by_lineage:
+            params |= {key: torch.nn.Parameter(value.detach()[parent]) for key, value in params.items()}
+            facade.reindex(Lineage(parent, fresh))
+        else:
+            edit(
+                params,
+                facade.by_group,
+                lambda _, value: value[parent],
+                lambda state: torch.where(fresh.view(-1, *[1] * (state.ndim - 1)), 0, state[parent]),
+            )
+        facade.zero_grad()
+        backward(params, 2)
+        facade.step()
+        both.append((params, facade))
+    for key, value in both[0][0].items():
+        assert torch.equal(value, both[1][0][key]), key
 
 
 def test_state_dict_goes_on_to_the_same_bits() -> None:

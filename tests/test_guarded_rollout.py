@@ -9,9 +9,14 @@ import pytest
 import torch
 
 from learn2splat.data.views import RandomViews
+from learn2splat.densify.adaptive import AdaptiveDensityControl
+from learn2splat.densify.base import Growth
+from learn2splat.densify.mcmc import Mcmc
+from learn2splat.densify.schedule import Refinements
 from learn2splat.losses import PhotometricLoss
 from learn2splat.optim.adam import Adam
 from learn2splat.optim.base import SceneOptimizer
+from learn2splat.optim.guard import RISES
 from learn2splat.optim.learned.rule import LearnedRule
 from learn2splat.optim.rates import GroupRates, PowerDecay
 from learn2splat.render.auto import auto_renderer
@@ -43,12 +48,14 @@ def rule(kind: str) -> LearnedRule:
     return one
 
 
-def rollout(optimizer: SceneOptimizer, guarded: bool = True, probe: tuple[int, ...] = ()) -> Rollout:
+def rollout(
+    optimizer: SceneOptimizer, guarded: bool = True, probe: tuple[int, ...] = (), growth: Growth = Growth()
+) -> Rollout:
     loss = SceneLoss(DATA, auto_renderer(), PhotometricLoss())
     train = [view for view in DATA.train if view not in probe]
     sampler = RandomViews(DATA.cameras, train, batch=2, seed=3)
-    state = RolloutState.start(start_scene(), optimizer)
-    return Rollout(loss, train, optimizer, sampler, state, probe=probe, guarded=guarded)
+    state = RolloutState.start(start_scene(), optimizer, densifier=growth.densifier)
+    return Rollout(loss, train, optimizer, sampler, state, probe=probe, guarded=guarded, growth=growth)
 
 
 def final_loss(run: Rollout, steps: int = STEPS) -> float:
@@ -117,10 +124,11 @@ def test_resumed_in_the_middle_of_a_lean_it_is_the_same_to_the_bit(kind: str, cu
 def test_going_back_starts_afresh_from_the_best_scene() -> None:
     run = rollout(rule("cautious"))
     list(run.run(30))
-    gone_back = run.state.gone_back(run.optimizer, by_loss=True)
+    gone_back = run.state.gone_back(run.optimizer, run.growth.densifier, by_loss=True)
     assert_equal(gone_back.scene, run.state.best)
     assert_equal(gone_back.output, run.state.best)
-    assert int(gone_back.optimizer.shared["count"]) == 0
+    assert not any(rows.any() for rows in gone_back.optimizer.rows.values())
+    assert not gone_back.optimizer.shared["products"].any()
     assert gone_back.running_loss == run.state.best_loss
     assert gone_back.step == 30
     assert gone_back.neighbours is None  # of another scene
@@ -144,3 +152,67 @@ def test_a_trial_costs_time_that_is_accounted_for() -> None:
     run = rollout(rule("cautious"))
     list(run.run(4))
     assert 0 < run.state.guard.seconds < run.state.seconds_update
+
+
+OFTEN, NEVER = Refinements(start=0, every=4), Refinements(every=30_000)
+DENSIFIERS = {
+    "default": AdaptiveDensityControl(grow_gradient=2e-3, grow_scale=0.02, reset_every=22, refinements=OFTEN),
+    "mcmc": Mcmc(min_opacity=0.1, growth=1.2, refinements=OFTEN),
+}
+
+
+@pytest.mark.parametrize("densify", DENSIFIERS)
+@pytest.mark.parametrize("cut", [12, 25])
+def test_it_goes_back_among_births_and_resumes_to_the_bit(densify: str, cut: int, tmp_path: Path) -> None:
+    growth = Growth(DENSIFIERS[densify], max_gaussians=60, seed=5)
+    straight, first, second = (rollout(rule("long steps"), growth=growth) for _ in range(3))
+    for run in (straight, first):
+        list(run.run(10))
+        gone_back = run.state.gone_back(run.optimizer, growth.densifier, by_loss=True)
+        assert_equal(gone_back.scene, run.state.best)
+        assert {len(rows) for rows in gone_back.statistics.values()} <= {len(run.state.best)}
+        assert not any(rows.any() for rows in gone_back.statistics.values())
+        run.state = gone_back
+    list(straight.run(40))
+    list(first.run(cut))
+    folder = RunFolder(tmp_path)
+    folder.save_checkpoint(first.state, first.sampler)
+    second.state = folder.load_checkpoint(second.sampler)
+    list(second.run(40))
+    assert straight.outcome().kind is OutcomeKind.OK
+    assert straight.state.guard.actions > 0
+    assert replace(straight.state.guard, seconds=0.0) == replace(second.state.guard, seconds=0.0)
+    assert_equal(straight.state.scene, second.state.scene)
+    assert_equal(straight.outcome().scene, second.outcome().scene)
+    for name, rows in straight.state.statistics.items():
+        assert torch.equal(rows, second.state.statistics[name]), name
+
+
+@pytest.mark.parametrize("probe", [(), (3,)])
+def test_a_reset_of_the_opacities_rings_no_alarm_and_is_no_rise(probe: tuple[int, ...]) -> None:
+    """The loss jumps; without the reset's new beginning that would be blamed on the optimizer."""
+    growth = Growth(AdaptiveDensityControl(reset_every=40, refinements=NEVER))
+    run = rollout(rule("untrained"), probe=probe, growth=growth)
+    list(run.run(39))
+    trusted = replace(run.state.guard, trust=1.0, trial_step=STEPS, rises=RISES - 1 if probe else 0, actions=0)
+    before = run.state = replace(run.state, guard=trusted)
+    run.step()
+    assert run.state.guard.losses == 0
+    assert not run.state.has_risen
+    run.step()
+    assert run.state.running_loss > before.guard.margin * before.running_loss
+    list(run.run(70))
+    assert run.outcome().kind is OutcomeKind.OK
+    assert (run.state.guard.actions, run.state.guard.trust) == (0, 1)
+    assert not run.state.has_risen
+
+
+def test_trials_use_the_penalised_gradient() -> None:
+    """At a trial the untrained rule is `fast_adam`, which gets the densifier's penalties too."""
+    growth = Growth(Mcmc(opacity_penalty=1.0, refinements=NEVER))
+    ruled, plain = (rollout(by, growth=growth) for by in (rule("untrained"), fast_adam()))
+    unpenalised = rollout(fast_adam())
+    for run in (ruled, plain, unpenalised):
+        list(run.run(3))
+    assert_equal(ruled.state.scene, plain.state.scene)
+    assert not torch.equal(plain.state.scene.logit_opacities, unpenalised.state.scene.logit_opacities)

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from learn2splat.meta.life import Life
-from learn2splat.meta.objective import MetaObjective, Taped, TapedStep
+from learn2splat.meta.objective import MetaObjective
+from learn2splat.meta.tape import Taped, TapedDensifier, TapedStep
 from learn2splat.optim.base import OptimizerState
 from learn2splat.rollout import DIVERGED_FACTOR
 
@@ -58,10 +59,21 @@ def run_window(life: Life, steps: int, ahead: int, objective: MetaObjective, del
         delayed: share of the judgement after the rollout, 0..1.
         seed: of the choice of views.
     """
-    rollout = life.rollout
+    rollout, growth = life.rollout, life.rollout.growth
     taped = Taped(rollout.optimizer)
+    rollout.growth = replace(growth, densifier=TapedDensifier(growth.densifier, taped.tape))
+    try:
+        return _run_taped(life, taped, steps, ahead, objective, delayed, seed)
+    finally:
+        rollout.growth = growth
+
+
+def _run_taped(
+    life: Life, taped: Taped, steps: int, ahead: int, objective: MetaObjective, delayed: float, seed: int
+) -> WindowResult:
+    """`run_window` in a life whose densifier writes to the tape."""
+    rollout, died = life.rollout, False
     rollout.optimizer = taped
-    died = False
     try:
         with torch.enable_grad():
             for _ in range(steps):

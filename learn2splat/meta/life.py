@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from learn2splat.cameras import Cameras
+from learn2splat.config import build, compose
 from learn2splat.data.base import SceneData
 from learn2splat.data.views import RandomViews
+from learn2splat.densify.base import STANDARD_STEPS, Densifier, Growth
 from learn2splat.losses import PhotometricLoss
 from learn2splat.meta.buffer import Entry
 from learn2splat.meta.tasks import PhotoStack, Task
@@ -22,6 +25,10 @@ from learn2splat.rollout_checkpoint import pack_rollout, unpack_rollout
 from learn2splat.rollout_state import RolloutState
 from learn2splat.scene_loss import SceneLoss
 
+GROWTH_NUMBERS = ("horizon", "max_gaussians", "seed", "sh_every")
+SH_STEPS = 1000
+"""Steps between two degrees of harmonics in a standard run, which lives are scaled to."""
+
 
 @dataclass
 class Life:
@@ -31,11 +38,13 @@ class Life:
         rollout: the inner loop, between two steps.
         ends_at: step at which the life is over.
         origin: name of the scene it comes from.
+        densify: the file of ``configs/densify`` that its densifier is built from.
     """
 
     rollout: Rollout
     ends_at: int
     origin: str
+    densify: str = "none"
 
     @property
     def step(self) -> int:
@@ -55,8 +64,11 @@ def begin(
     loss = SceneLoss(task.data, renderer, PhotometricLoss(), task.background, device)
     train = list(task.data.train)
     sampler = RandomViews(task.data.cameras, train, task.batch_views, task.seed)
-    state = RolloutState.start(task.initial.to(device), optimizer)
-    return Life(Rollout(loss, train, optimizer, sampler, state), ends_at, task.data.name)
+    sh_every = SH_STEPS * ends_at // STANDARD_STEPS if task.sh_steps else 0
+    growth = Growth(densifier(task.densify), ends_at, task.max_gaussians, task.seed, sh_every)
+    state = RolloutState.start(task.initial.to(device), optimizer, densifier=growth.densifier)
+    rollout = Rollout(loss, train, optimizer, sampler, state, growth=growth)
+    return Life(rollout, ends_at, task.data.name, task.densify)
 
 
 def to_entry(life: Life) -> Entry:
@@ -76,6 +88,8 @@ def to_entry(life: Life) -> Entry:
         "test": list(data.test),
         "ends_at": life.ends_at,
         "origin": life.origin,
+        "densify": life.densify,
+        "growth": {name: getattr(rollout.growth, name) for name in GROWTH_NUMBERS},
     }
     return Entry(life.step, tensors, about)
 
@@ -98,7 +112,16 @@ def from_entry(entry: Entry, optimizer: SceneOptimizer, renderer: Renderer, devi
     sampler.load_state_dict({**about["sampler"], "generator": entry.tensors["generator"]})
     tensors = {name: tensor.to(device) for name, tensor in _under("state/", entry.tensors).items()}
     state = unpack_rollout(tensors, about["rollout"])
-    return Life(Rollout(loss, about["train"], optimizer, sampler, state), about["ends_at"], about["origin"])
+    growth = Growth(densifier(about["densify"]), **about["growth"])
+    rollout = Rollout(loss, about["train"], optimizer, sampler, state, growth=growth)
+    return Life(rollout, about["ends_at"], about["origin"], about["densify"])
+
+
+@cache
+def densifier(name: str) -> Densifier:
+    """The densifier of ``configs/densify/NAME.yaml``."""
+    built: Densifier = build(compose("optimize", [f"densify={name}"]).densify)
+    return built
 
 
 def _under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -2,63 +2,25 @@
 
 No graph goes through the renderer. Inside a window of steps the optimizer's updates are kept with their graph to its
 weights; a gradient measured at a later scene is then taken as the derivative of the meta-loss by each of them (the
-Jacobian from one step to a later one is taken as the identity, as in first-order meta-learning, Nichol et al. 2018).
+Jacobian from one step to a later one is taken as the identity, as in first-order meta-learning, Nichol et al. 2018;
+through a densification in between it is the true one, with choices and random numbers fixed).
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from learn2splat.optim.base import Need, OptimizerState, SceneOptimizer, StepContext
+from learn2splat.meta.tape import TapedStep
+from learn2splat.optim.base import zeros_like
 from learn2splat.rollout import Rollout
 from learn2splat.scene.gaussians import GaussianScene
-from learn2splat.scene.lineage import Lineage
 
 AT_REST = 1e-8
 """Updates of a smaller mean size are judged as if they had this one: an optimizer may start from moving nothing."""
-
-
-@dataclass(frozen=True)
-class TapedStep:
-    """One step of a window.
-
-    Args:
-        update: with its graph to the optimizer's weights.
-        grads: the batch gradient that the update was made from; constant.
-    """
-
-    update: GaussianScene
-    grads: GaussianScene
-
-
-class Taped:
-    """A `SceneOptimizer` that passes another's updates on as constants and keeps them with their graph."""
-
-    def __init__(self, optimizer: SceneOptimizer) -> None:
-        self.optimizer = optimizer
-        self.tape: list[TapedStep] = []
-
-    @property
-    def needs(self) -> frozenset[Need]:
-        return self.optimizer.needs
-
-    def init(self, scene: GaussianScene) -> OptimizerState:
-        return self.optimizer.init(scene)
-
-    def update(
-        self, grads: GaussianScene, state: OptimizerState, scene: GaussianScene, context: StepContext
-    ) -> tuple[GaussianScene, OptimizerState]:
-        update, state = self.optimizer.update(grads, state, scene, context)
-        self.tape.append(TapedStep(update, grads))
-        return update.detach(), state
-
-    def reindex(self, state: OptimizerState, lineage: Lineage) -> OptimizerState:
-        return self.optimizer.reindex(state, lineage)
 
 
 class MetaObjective(Protocol):
@@ -108,11 +70,13 @@ class AveragedTrajectory:
         ahead = rollout.scene_loss.gradient(rollout.state.output, views).grads
         later = self.later_early if rollout.state.step <= self.early_steps else self.later_late
         gained, size = torch.zeros(()), torch.zeros(())
-        credit = ahead
+        batches = zeros_like(ahead)
         for step in reversed(tape):
+            ahead, batches = step.before_births(ahead, averaged=True), step.before_births(batches)
+            credit = ahead.map(torch.add, batches)
             gained = gained + _inner(step.update, credit)
             size = size + _size(step.update, credit)
-            credit = _discounted(credit, ahead, step.grads, self.discount, later)
+            batches = batches.map(lambda sum_, grad: self.discount * sum_ + later * grad, step.grads)
         return gained / size
 
 
@@ -131,7 +95,8 @@ class Greedy:
         last = rollout.scene_loss.gradient(rollout.state.scene, _some(held, self.held_views, generator)).grads
         following = [step.grads for step in tape[1:]] + [last]
         gained, size = torch.zeros(()), torch.zeros(())
-        for step, credit in zip(tape, following, strict=True):
+        for step, after in zip(tape, following, strict=True):
+            credit = step.before_births(after)
             gained = gained + _inner(step.update, credit)
             if self.uphill:
                 against = step.update.map(lambda u, g: (u * g.sign()).clamp_min(0), step.grads)
@@ -157,10 +122,3 @@ def _size(update: GaussianScene, credit: GaussianScene) -> Tensor:
     weights = credit.map(torch.abs)
     at_rest = AT_REST * torch.stack([tensor.sum() for tensor in weights.tensors()]).sum()
     return torch.maximum(_inner(update.detach().map(torch.abs), weights), at_rest).clamp_min(1e-30)
-
-
-def _discounted(
-    credit: GaussianScene, ahead: GaussianScene, grads: GaussianScene, discount: float, later: float
-) -> GaussianScene:
-    """Credit of the step before: the part from later batches fades, the batch gradient of this step joins it."""
-    return credit.map(lambda c, a, g: a + discount * (c - a) + later * g, ahead, grads)

@@ -5,15 +5,19 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
 from learn2splat.cameras import Cameras
 from learn2splat.data.base import PointCloud, SceneData
+from learn2splat.densify.base import MAX_GAUSSIANS
 from learn2splat.scene.gaussians import GaussianScene
 from learn2splat.scene.initialise import from_points, random_points
 from learn2splat.scene.neighbours import nearest_neighbours
+
+Choice = TypeVar("Choice")
 
 
 @dataclass(frozen=True)
@@ -48,6 +52,10 @@ class TaskRanges:
         share_jitter, jitter: how often, and how far (sigma of the logarithm), each photo's exposure differs.
         share_pose_noise, pose_noise_px: how often, and how far (sigma), each camera looks beside its true direction.
         share_background: how often the background is a random colour instead of black.
+        share_densify: how often the Gaussians of a task multiply and die; 0 until it is measured what it is worth.
+        densifiers: names of files of ``configs/densify`` to choose from.
+        growth: cap on the number of Gaussians of such a task, in multiples of its start.
+        share_sh_steps: how often the degree of the harmonics of such a task is raised step by step.
         sh_degrees: to choose from.
         batch_views: to choose from.
     """
@@ -70,19 +78,37 @@ class TaskRanges:
     share_pose_noise: float = 0.5
     pose_noise_px: float = 0.4
     share_background: float = 0.2
+    share_densify: float = 0.0
+    densifiers: Sequence[str] = ("default", "mcmc")
+    growth: tuple[float, float] = (1.5, 4.0)
+    share_sh_steps: float = 0.5
     sh_degrees: Sequence[int] = (1, 2, 3, 3)
     batch_views: Sequence[int] = (1, 2, 4, 4, 4, 8)
 
 
 @dataclass(frozen=True)
 class Task:
-    """A scene to optimise: ``data.train`` are its views, ``data.test`` judge the optimizer."""
+    """A scene to optimise: ``data.train`` are its views, ``data.test`` judge the optimizer.
+
+    Args:
+        data: photos and cameras.
+        initial: where it starts.
+        background: [3] colour behind the scene.
+        batch_views: views per step.
+        seed: of the order of views and of densification.
+        densify: the file of ``configs/densify`` that its Gaussians multiply and die by.
+        max_gaussians: how many there may be.
+        sh_steps: whether the degree of its harmonics is raised step by step.
+    """
 
     data: SceneData
     initial: GaussianScene
     background: Tensor
     batch_views: int
     seed: int
+    densify: str = "none"
+    max_gaussians: int = MAX_GAUSSIANS
+    sh_steps: bool = False
 
 
 def draw_task(scene: SceneData, ranges: TaskRanges, generator: torch.Generator) -> Task:
@@ -107,12 +133,20 @@ def draw_task(scene: SceneData, ranges: TaskRanges, generator: torch.Generator) 
         data = replace(data, cameras=turned(data.cameras, ranges.pose_noise_px, generator))
     data = replace(data, train=train, test=held)
     background = torch.rand(3, generator=generator) if uniform.chance(ranges.share_background) else torch.zeros(3)
-    return Task(
+    task = Task(
         data=data,
         initial=_initial(data, ranges, uniform),
         background=background,
         batch_views=min(uniform.choice(ranges.batch_views), len(train)),
         seed=uniform.integer(2**31),
+    )
+    if not ranges.share_densify or not uniform.chance(ranges.share_densify):
+        return task
+    return replace(
+        task,
+        densify=uniform.choice(ranges.densifiers),
+        max_gaussians=round(len(task.initial) * uniform.between(*ranges.growth)),
+        sh_steps=uniform.chance(ranges.share_sh_steps),
     )
 
 
@@ -179,7 +213,7 @@ class _Uniform:
     def integer(self, end: int) -> int:
         return int(torch.randint(end, (), generator=self.generator))
 
-    def choice(self, values: Sequence[int]) -> int:
+    def choice(self, values: Sequence[Choice]) -> Choice:
         return values[self.integer(len(values))]
 
     def sample(self, count: int, size: int) -> list[int]:

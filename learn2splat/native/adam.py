@@ -14,14 +14,19 @@ from learn2splat.native import loader
 
 @dataclass(frozen=True)
 class AdamConstants:
-    """Constants of one step; ``correction1`` = 1 / (1 - beta1^t), ``correction2`` = 1 / sqrt(1 - beta2^t)."""
+    """Constants of one step.
+
+    Args:
+        beta1, beta2, eps, damping: as in `optim.adam.Adam`.
+        correct_m, correct_v: [A] float32 bias corrections by age; the last entry holds for all later ages.
+    """
 
     beta1: float
     beta2: float
     eps: float
     damping: float
-    correction1: float
-    correction2: float
+    correct_m: Tensor
+    correct_v: Tensor
 
 
 @dataclass(frozen=True)
@@ -30,12 +35,14 @@ class AdamParameter:
 
     Args:
         grad, m, v: [N, ...] float32 on the CPU.
+        ages: N int32, in any shape: gradients that a row has seen, this one included.
         rate: step sizes; broadcasts against the parameter: a number, one per row [N, 1, ...] or one per column.
     """
 
     grad: Tensor
     m: Tensor
     v: Tensor
+    ages: Tensor
     rate: Tensor
 
 
@@ -56,16 +63,19 @@ def adam_step(parameters: Sequence[AdamParameter], constants: AdamConstants) -> 
         rows = inputs[0].shape[0]
         width = inputs[0][0].numel() if rows else 1
         row_rates, column_rates = _rates(parameter.rate, inputs[0], width)
+        ages = parameter.ages.contiguous()
         pointers = [tensor.data_ptr() for tensor in (*inputs, *outputs)]
         group.grad, group.m, group.v, group.m_out, group.v_out, group.update = pointers
+        group.ages = ages.data_ptr()
         group.row_rates = None if row_rates is None else row_rates.data_ptr()
         group.column_rates = column_rates.data_ptr()
         group.rows, group.width = rows, width
         results.append(outputs)
-        alive.append((inputs, row_rates, column_rates))
+        alive.append((inputs, ages, row_rates, column_rates))
     total = sum(parameter.grad.numel() for parameter in parameters)
-    native_constants = loader.AdamConstants(**vars(constants))
-    library.l2s_adam(groups, len(parameters), byref(native_constants), loader.thread_count(total // 4))
+    tables = [loader.correction(table) for table in (constants.correct_m, constants.correct_v)]
+    native_constants = loader.AdamConstants(constants.beta1, constants.beta2, constants.eps, constants.damping, *tables)
+    library.l2s_adam_step(groups, len(parameters), byref(native_constants), loader.thread_count(total // 4))
     return results
 
 

@@ -16,6 +16,7 @@ from functools import cache
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 # needed flags of /proc/cpuinfo, best first
 INSTRUCTION_SETS: dict[str, frozenset[str]] = {
@@ -89,11 +90,18 @@ class Statistics(ctypes.Structure):
     )
 
 
+class Correction(ctypes.Structure):
+    """L2sCorrection."""
+
+    _fields_ = (("table", c_void_p), ("last", c_int32))
+
+
 class AdamGroup(ctypes.Structure):
     """L2sAdamGroup."""
 
     _fields_ = (
-        *((name, c_void_p) for name in ("grad", "m", "v", "m_out", "v_out", "update", "row_rates", "column_rates")),
+        *((name, c_void_p) for name in ("grad", "m", "v", "m_out", "v_out", "update")),
+        *((name, c_void_p) for name in ("ages", "row_rates", "column_rates")),
         ("rows", c_int64),
         ("width", c_int32),
     )
@@ -102,7 +110,10 @@ class AdamGroup(ctypes.Structure):
 class AdamConstants(ctypes.Structure):
     """L2sAdamConstants."""
 
-    _fields_ = tuple((name, c_float) for name in ("beta1", "beta2", "eps", "damping", "correction1", "correction2"))
+    _fields_ = (
+        *((name, c_float) for name in ("beta1", "beta2", "eps", "damping")),
+        *((name, Correction) for name in ("correct_m", "correct_v")),
+    )
 
 
 class RuleParameter(ctypes.Structure):
@@ -112,7 +123,7 @@ class RuleParameter(ctypes.Structure):
         *((name, c_void_p) for name in ("grad", "m", "m_slow", "v", "v_fast")),
         *((name, c_void_p) for name in ("m_out", "m_slow_out", "v_out", "v_fast_out", "base", "update")),
         *((name, c_void_p) for name in ("column_rates", "slow", "newest", "neighbours", "fast_scale", "shared_scale")),
-        ("row_rates", c_void_p),
+        *((name, c_void_p) for name in ("row_rates", "ages")),
         ("rows", c_int64),
         ("width", c_int32),
         ("groups", c_int32),
@@ -124,13 +135,15 @@ class RuleParameter(ctypes.Structure):
 class RuleConstants(ctypes.Structure):
     """L2sRuleConstants."""
 
-    _fields_ = tuple(
-        (name, c_float)
-        for name in (
-            *("m", "m_slow", "v", "v_fast", "eps", "damping"),
-            *("correct_m", "correct_m_slow", "correct_v", "correct_v_fast"),
-        )
+    _fields_ = (
+        *((name, c_float) for name in ("m", "m_slow", "v", "v_fast", "eps", "damping")),
+        *((name, Correction) for name in ("correct_m", "correct_m_slow", "correct_v", "correct_v_fast")),
     )
+
+
+def correction(table: Tensor) -> Correction:
+    """``table`` [A] float32 by age, which the caller keeps alive."""
+    return Correction(table.data_ptr(), len(table) - 1)
 
 
 def library() -> ctypes.CDLL | None:
@@ -202,8 +215,8 @@ def _typed(handle: ctypes.CDLL) -> ctypes.CDLL:
         "l2s_pull_back": (c_int32, [c_void_p, POINTER(Scene), POINTER(Cotangents), POINTER(Gradients), c_int32]),
         "l2s_statistics": (None, [c_void_p, POINTER(Statistics)]),
         "l2s_free": (None, [c_void_p]),
-        "l2s_adam": (None, [POINTER(AdamGroup), c_int32, POINTER(AdamConstants), c_int32]),
-        "l2s_rule": (
+        "l2s_adam_step": (None, [POINTER(AdamGroup), c_int32, POINTER(AdamConstants), c_int32]),
+        "l2s_rule_step": (
             None,
             [POINTER(RuleParameter), c_int32, POINTER(RuleConstants), c_void_p, c_int32, c_int32],
         ),

@@ -24,6 +24,7 @@ class RuleParameter:
     Args:
         grad: [N, ...] float32 on the CPU.
         moments: four of that shape, in the order of `MOMENTS`.
+        ages: N int32, in any shape: gradients that a row has seen, this one included.
         row_rates: [N, 1] step sizes per row, or None.
         column_rates: [1, width] step sizes per column.
         weights: [5, width] weights of the directions, in the order of `WEIGHTS`.
@@ -32,6 +33,7 @@ class RuleParameter:
 
     grad: Tensor
     moments: Sequence[Tensor]
+    ages: Tensor
     row_rates: Tensor | None
     column_rates: Tensor
     weights: Tensor
@@ -41,9 +43,9 @@ class RuleParameter:
 def rule_step(
     parameters: Sequence[RuleParameter],
     neighbours: Tensor,
-    count: int,
     decays: Mapping[str, float],
     damping: float,
+    corrections: Sequence[Tensor],
 ) -> list[tuple[Tensor, list[Tensor], Tensor]]:
     """(update, new moments, inner products) of each parameter; nothing is changed in place.
 
@@ -52,9 +54,9 @@ def rule_step(
     Args:
         parameters: all that share the Gaussians of ``neighbours``.
         neighbours: [N, k] int32 rows.
-        count: gradients seen, this one included.
         decays: ``m, m_slow, v, v_fast, eps``.
         damping: weight of the newest gradient in the base direction.
+        corrections: [A] float32 bias corrections by age for each of `MOMENTS`; the last entry holds for later ages.
 
     Raises:
         RuntimeError: there is no compiled library (ask `native.library()` first).
@@ -72,6 +74,8 @@ def rule_step(
         names = ("grad", *MOMENTS, *(f"{name}_out" for name in MOMENTS), "base", "update", "column_rates", *WEIGHTS)
         for name, tensor in zip(names, (*inputs, *moments, base, update, *columns), strict=True):
             setattr(structure, name, tensor.data_ptr())
+        ages = p.ages.contiguous()
+        structure.ages = ages.data_ptr()
         structure.row_rates = None if rows is None else rows.data_ptr()
         structure.rows, structure.width = p.grad.shape[0], columns[0].numel()
         ends = [end for i, end in enumerate(p.group_ends) if i == 0 or end > p.group_ends[i - 1]]
@@ -80,18 +84,12 @@ def rule_step(
         blocks = torch.empty(-(-p.grad.shape[0] // BLOCK_ROWS), len(ends), 3, dtype=torch.float64)
         structure.products = blocks.data_ptr()
         results.append((update, moments, blocks))
-        alive.append((inputs, base, columns, rows))
-    constants = loader.RuleConstants(
-        **decays,
-        damping=damping,
-        correct_m=1 / (1 - decays["m"] ** count),
-        correct_m_slow=1 / (1 - decays["m_slow"] ** count),
-        correct_v=1 / (1 - decays["v"] ** count) ** 0.5,
-        correct_v_fast=1 / (1 - decays["v_fast"] ** count) ** 0.5,
-    )
+        alive.append((inputs, base, columns, rows, ages))
+    tables = {f"correct_{name}": loader.correction(table) for name, table in zip(MOMENTS, corrections, strict=True)}
+    constants = loader.RuleConstants(**decays, damping=damping, **tables)
     neighbours = neighbours.to(torch.int32).contiguous()
     work = sum(parameter.grad.numel() for parameter in parameters)
-    library.l2s_rule(
+    library.l2s_rule_step(
         structures,
         len(parameters),
         byref(constants),

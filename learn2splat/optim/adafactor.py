@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from learn2splat.optim import ages
 from learn2splat.optim.base import Need, OptimizerState, StepContext
 from learn2splat.optim.matrices import natural_matrix
 from learn2splat.optim.rates import GroupRates, PowerDecay, Schedule, step_sizes
@@ -43,7 +44,7 @@ class Adafactor:
         return self.rates.needs
 
     def init(self, scene: GaussianScene) -> OptimizerState:
-        rows, shared = {}, {"count": torch.zeros((), dtype=torch.int64)}
+        rows, shared = ages.newborn(scene), {"count": torch.zeros((), dtype=torch.int64)}
         for name, tensor in scene.items():
             rows[f"row.{name}"] = torch.zeros_like(tensor[..., 0] if tensor.ndim > 1 else tensor)
             shared[f"column.{name}"] = tensor.new_zeros(natural_matrix(tensor).shape[1])
@@ -53,16 +54,17 @@ class Adafactor:
         self, grads: GaussianScene, state: OptimizerState, scene: GaussianScene, context: StepContext
     ) -> tuple[GaussianScene, OptimizerState]:
         count = int(state.shared["count"]) + 1
-        share = count**-DECAY_POWER
+        age = ages.older(state, scene)
         rates = step_sizes(self.rates, self.schedule, scene, context)
-        rows, shared = {}, {"count": torch.tensor(count, dtype=torch.int64)}
+        rows, shared = ages.as_rows(age), {"count": torch.tensor(count, dtype=torch.int64)}
         updates = []
         for name, grad in grads.items():
             matrix = natural_matrix(grad)
             squares = matrix.square().add_(TINY)
             old = state.rows[f"row.{name}"]
+            share = age[name].view(-1, *[1] * (old.ndim - 1)).to(old) ** -DECAY_POWER
             row = old.lerp(squares.mean(dim=1).view_as(old), share)
-            column = state.shared[f"column.{name}"].lerp(squares.mean(dim=0), share)
+            column = state.shared[f"column.{name}"].lerp(squares.mean(dim=0), count**-DECAY_POWER)
             rows[f"row.{name}"], shared[f"column.{name}"] = row, column
             direction = self._direction(matrix, row.reshape(-1), column)
             updates.append(direction.view_as(grad) * -rates[name])

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from learn2splat import native
 from learn2splat.native.adam import AdamConstants, AdamParameter, adam_step
+from learn2splat.optim import ages
 from learn2splat.optim.base import Need, OptimizerState, StepContext, as_rows, from_rows, zeros_like
 from learn2splat.optim.rates import GroupRates, PositionDecay, Schedule, step_sizes
 from learn2splat.scene.gaussians import GaussianScene
@@ -51,20 +52,17 @@ class Adam:
 
     def init(self, scene: GaussianScene) -> OptimizerState:
         zeros = zeros_like(scene)
-        count = torch.zeros((), dtype=torch.int64)
-        return OptimizerState(as_rows("m", zeros) | as_rows("v", zeros), {"count": count})
+        return OptimizerState(as_rows("m", zeros) | as_rows("v", zeros) | ages.newborn(scene))
 
     def update(
         self, grads: GaussianScene, state: OptimizerState, scene: GaussianScene, context: StepContext
     ) -> tuple[GaussianScene, OptimizerState]:
-        count = int(state.shared["count"]) + 1
-        corrections = 1 - self.beta1**count, 1 - self.beta2**count
+        age = ages.older(state, scene)
         rates = step_sizes(self.rates, self.schedule, scene, context)
         fused = native.library() is not None and scene.means.device.type == "cpu" and scene.means.dtype == torch.float32
         step = self._fused if fused else self._plain
-        m, v, update = step(grads, from_rows("m", state), from_rows("v", state), rates, corrections)
-        shared = {"count": torch.tensor(count, dtype=torch.int64)}
-        return update, OptimizerState(as_rows("m", m) | as_rows("v", v), shared)
+        m, v, update = step(grads, from_rows("m", state), from_rows("v", state), rates, age)
+        return update, OptimizerState(as_rows("m", m) | as_rows("v", v) | ages.as_rows(age))
 
     def _plain(
         self,
@@ -72,15 +70,17 @@ class Adam:
         m: GaussianScene,
         v: GaussianScene,
         rates: dict[str, Tensor],
-        corrections: tuple[float, float],
+        age: dict[str, Tensor],
     ) -> tuple[GaussianScene, GaussianScene, GaussianScene]:
         """New moments and the update, in torch on any device and in any precision."""
         m = m.map(lambda old, grad: old.lerp(grad, 1 - self.beta1), grads)
         v = v.map(lambda old, grad: (old * self.beta2).addcmul_(grad, grad, value=1 - self.beta2), grads)
 
         def step(name: str, first: Tensor, second: Tensor, grad: Tensor) -> Tensor:
-            direction = (first / corrections[0]).add_(grad, alpha=self.damping)
-            direction.div_(second.sqrt().div_(corrections[1] ** 0.5).add_(self.eps))
+            correct_m = ages.correction(self.beta1, 1.0, age[name], first.dtype)
+            correct_v = ages.correction(self.beta2, 0.5, age[name], first.dtype)
+            direction = (first * correct_m).add_(grad, alpha=self.damping)
+            direction.div_(second.sqrt().mul_(correct_v).add_(self.eps))
             return direction.mul_(-rates[name])
 
         columns = zip(m.items(), v.tensors(), grads.tensors(), strict=True)
@@ -92,14 +92,19 @@ class Adam:
         m: GaussianScene,
         v: GaussianScene,
         rates: dict[str, Tensor],
-        corrections: tuple[float, float],
+        age: dict[str, Tensor],
     ) -> tuple[GaussianScene, GaussianScene, GaussianScene]:
         """The same in one pass of the compiled library."""
         constants = AdamConstants(
-            self.beta1, self.beta2, self.eps, self.damping, 1 / corrections[0], 1 / corrections[1] ** 0.5
+            self.beta1,
+            self.beta2,
+            self.eps,
+            self.damping,
+            ages.corrections(self.beta1, 1.0, torch.float32, grads.means.device),
+            ages.corrections(self.beta2, 0.5, torch.float32, grads.means.device),
         )
         parameters = [
-            AdamParameter(grad, first, second, rates[name])
+            AdamParameter(grad, first, second, age[name], rates[name])
             for (name, grad), first, second in zip(grads.items(), m.tensors(), v.tensors(), strict=True)
         ]
         new_m, new_v, update = zip(*adam_step(parameters, constants), strict=True)

@@ -6,7 +6,7 @@ densification. It sees gradients and a `StepContext`, never a renderer.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Protocol
@@ -76,16 +76,27 @@ class OptimizerState:
     """Everything an optimizer remembers.
 
     Args:
-        rows: tensors [N, ...] with one row per Gaussian; they follow a `Lineage`.
+        rows: tensors [N, ...] with one row per Gaussian; they follow a `Lineage`. A name that ends in ``.parameter``
+            tells which parameter they belong to.
         shared: tensors that belong to the run as a whole.
     """
 
     rows: Mapping[str, Tensor] = field(default_factory=dict)
     shared: Mapping[str, Tensor] = field(default_factory=dict)
 
-    def take(self, lineage: Lineage) -> OptimizerState:
-        """Rows follow ``lineage``; fresh rows start at zero."""
-        return OptimizerState({name: lineage.take(rows) for name, rows in self.rows.items()}, dict(self.shared))
+    def take(self, lineage: Lineage, inherited: Collection[str] = ()) -> OptimizerState:
+        """Rows follow ``lineage``: fresh rows, and all rows of a restarted parameter, start at zero.
+
+        Args:
+            lineage: of the new scene.
+            inherited: names of rows that the newborn take over from their parent instead.
+        """
+
+        def follow(name: str, rows: Tensor) -> Tensor:
+            taken = lineage.take(rows, None if name in inherited else 0)
+            return torch.zeros_like(taken) if name.rpartition(".")[2] in lineage.restarted else taken
+
+        return OptimizerState({name: follow(name, rows) for name, rows in self.rows.items()}, dict(self.shared))
 
 
 class SceneOptimizer(Protocol):

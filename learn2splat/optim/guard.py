@@ -43,7 +43,7 @@ class Guard:
         trial_step: when the learned step is tried next.
         actions: how often trust was withdrawn.
         base_steps: steps that the base optimizer made alone.
-        mean: running loss since trust was last given; infinite before the first loss.
+        mean: running loss since trust was last given, or the Gaussians last changed; infinite before the first loss.
         lowest: the lowest it was.
         newest: the newest loss.
         losses: how many there were since then.
@@ -87,12 +87,16 @@ class Guard:
         """Whether the learned optimizer has made things worse."""
         return self.trust > 0 and (self.mean > self.margin * self.lowest or self.rises >= RISES)
 
+    def anew(self) -> Guard:
+        """Without the course of the loss so far: a new one begins."""
+        return replace(self, mean=math.inf, lowest=math.inf, losses=0)
+
     def trust_in(self, step: int) -> Guard:
         """After a trial at ``step`` that the learned step passed."""
         trial_step = max(step + 1, TRIAL_GROWTH * step)
         if self.trust == 1:
             return replace(self, trial_step=trial_step)
-        return replace(self, trust=1.0, trial_step=trial_step, mean=math.inf, lowest=math.inf, losses=0, rises=0)
+        return replace(self.anew(), trust=1.0, trial_step=trial_step, rises=0)
 
     def lean(self, step: int) -> Guard:
         """After a trial at ``step`` that it failed, or an alarm."""

@@ -38,12 +38,12 @@ class Soap:
         return self.adam.needs
 
     def init(self, scene: GaussianScene) -> OptimizerState:
-        state, shared = self.adam.init(scene), {}
+        state, shared = self.adam.init(scene), {"count": torch.zeros((), dtype=torch.int64)}
         for name, tensor in scene.items():
             width = natural_matrix(tensor).shape[1]
             shared[f"second.{name}"] = tensor.new_zeros(width, width)
             shared[f"basis.{name}"] = torch.eye(width, dtype=tensor.dtype, device=tensor.device)
-        return OptimizerState(state.rows, {**state.shared, **shared})
+        return OptimizerState(state.rows, shared)
 
     def update(
         self, grads: GaussianScene, state: OptimizerState, scene: GaussianScene, context: StepContext
@@ -56,10 +56,10 @@ class Soap:
             change = {name: q.mT @ turned[name] for name, q in basis.items()}
             rows |= as_rows("m", _rotated(from_rows("m", state), change))
             basis = turned
-        update, inner = self.adam.update(_rotated(grads, basis), OptimizerState(rows, state.shared), scene, context)
+        update, inner = self.adam.update(_rotated(grads, basis), OptimizerState(rows), scene, context)
         update = _rotated(update, {name: q.mT for name, q in basis.items()})
         shared = {f"second.{name}": r for name, r in second.items()} | {f"basis.{name}": q for name, q in basis.items()}
-        return update, OptimizerState(inner.rows, {**inner.shared, **shared})
+        return update, OptimizerState(inner.rows, {"count": torch.tensor(count + 1, dtype=torch.int64), **shared})
 
     def reindex(self, state: OptimizerState, lineage: Lineage) -> OptimizerState:
         return state.take(lineage)

@@ -19,7 +19,8 @@ _SH_PARTS = ("sh0", "shN")
 class TorchOptimizer:
     """Runs a `torch.optim.Optimizer` on fresh parameters each step and keeps its state as data.
 
-    State tensors whose first dimension is N are rows and follow a `Lineage`; all others are shared.
+    State tensors whose first dimension is N are rows ``entry.group`` and follow a `Lineage`; all others are shared, the
+    step count that torch's optimizers correct their bias with among them.
 
     Args:
         build: called with a list of ``{"params": [p], "lr": rate, "name": group}`` dictionaries, returns the optimizer;
@@ -55,7 +56,7 @@ class TorchOptimizer:
             [{"params": [p], "lr": self._rate(name, context), "name": name} for name, p in parameters.items()]
         )
         for key, value in {**state.rows, **state.shared}.items():
-            name, entry = key.split("/", 1)
+            entry, name = key.rsplit(".", 1)
             optimizer.state[parameters[name]][entry] = value.clone()
         optimizer.step()
         after = _join({name: parameter.detach() for name, parameter in parameters.items()})
@@ -93,5 +94,5 @@ def _state_of(
                 continue
             tensor = value.detach() if isinstance(value, Tensor) else torch.tensor(value, dtype=torch.float64)
             is_row = tensor.ndim > 0 and tensor.shape[0] == count
-            (rows if is_row else shared)[f"{name}/{entry}"] = tensor
+            (rows if is_row else shared)[f"{entry}.{name}"] = tensor
     return OptimizerState(rows, shared)

@@ -13,6 +13,7 @@ from torch import Tensor
 from learn2splat.render.base import MAX_EXTENT_SIGMA, MIN_ALPHA, RenderSettings
 from learn2splat.scene.gaussians import GaussianScene, opacities, scales
 from learn2splat.scene.harmonics import sh_basis
+from learn2splat.scene.rotation import rotation_matrices
 
 JACOBIAN_MARGIN = 0.15
 """The perspective Jacobian is evaluated no further outside the image than this share of its size."""
@@ -37,17 +38,6 @@ class Ellipses:
     colors: Tensor
     depths: Tensor
     half_widths_px: Tensor
-
-
-def rotation_matrices(quats: Tensor) -> Tensor:
-    """[N, 4] wxyz quaternions of any norm but zero -> [N, 3, 3]."""
-    w, x, y, z = (quats / quats.norm(dim=-1, keepdim=True)).unbind(-1)
-    rows = [
-        [1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y)],
-        [2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x)],
-        [2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y)],
-    ]
-    return torch.stack([torch.stack(row, dim=-1) for row in rows], dim=-2)
 
 
 def project(

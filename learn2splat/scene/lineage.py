@@ -14,11 +14,13 @@ class Lineage:
 
     Args:
         parent: [M] int64, rows of the old scene.
-        fresh: [M] bool, rows whose per-Gaussian statistics start anew (newborn, relocated, reset).
+        fresh: [M] bool, newborn rows, whose statistics start anew.
+        restarted: names of parameters whose statistics start anew in all rows.
     """
 
     parent: Tensor
     fresh: Tensor
+    restarted: frozenset[str] = frozenset()
 
     def __post_init__(self) -> None:
         if self.parent.shape != self.fresh.shape or self.parent.ndim != 1:
@@ -27,12 +29,17 @@ class Lineage:
             )
 
     @classmethod
-    def identity(cls, count: int) -> Lineage:
+    def identity(cls, count: int, device: torch.device | str = "cpu") -> Lineage:
         """``count`` rows that stay what they are."""
-        return cls(torch.arange(count), torch.zeros(count, dtype=torch.bool))
+        return cls(torch.arange(count, device=device), torch.zeros(count, dtype=torch.bool, device=device))
 
     def __len__(self) -> int:
         return self.parent.shape[0]
+
+    def is_identity(self, count: int) -> bool:
+        """Whether ``count`` old rows stay what they are, with all their statistics."""
+        stays = len(self) == count and torch.equal(self.parent, torch.arange(count, device=self.parent.device))
+        return stays and not bool(self.fresh.any()) and not self.restarted
 
     def take(self, rows: Tensor, fresh_value: float | int | None = 0) -> Tensor:
         """Rows of the new scene from ``rows`` [N, ...] of the old one.
@@ -48,4 +55,6 @@ class Lineage:
 
     def then(self, later: Lineage) -> Lineage:
         """One lineage for this one followed by ``later``."""
-        return Lineage(self.parent[later.parent], self.fresh[later.parent] | later.fresh)
+        return Lineage(
+            self.parent[later.parent], self.fresh[later.parent] | later.fresh, self.restarted | later.restarted
+        )

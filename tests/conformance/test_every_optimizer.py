@@ -34,6 +34,8 @@ AT_REST = ["l2s-faithful"]
 """Untrained these move nothing, by their publication; all other trainees are `adam-tuned`."""
 DECAYING = {"adamw-gs"}
 """Optimizers that move what has no gradient, by a decay that a test of theirs states in closed form."""
+SHARING = {"adafactor", "soap"}
+"""Optimizers with statistics that all Gaussians share and that outlive births."""
 
 
 def make(name: str) -> SceneOptimizer:
@@ -157,6 +159,41 @@ def test_births_and_deaths_keep_the_survivors_rows(name: str) -> None:
     assert_states_equal(moved.shared, state.shared)
     grown, _ = steps(optimizer, later.take(parent), moved, range(3, 5), parent)
     assert grown.is_finite()
+
+
+@pytest.mark.parametrize("name", [name for name in OPTIMIZERS if not name.startswith("torch-") and name not in SHARING])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_newborn_step_as_at_the_start_of_a_run(name: str, dtype: torch.dtype) -> None:
+    """Neither longer nor shorter, to the bit. (Optimizers of torch correct their bias by the age of the run.)"""
+    optimizer, scene = make(name), random_scene(COUNT, dtype=dtype)
+    later, state = steps(optimizer, scene, optimizer.init(scene), range(40))
+    everyone = Lineage(torch.arange(COUNT), torch.ones(COUNT, dtype=torch.bool))
+    born, _ = steps(optimizer, later, optimizer.reindex(state, everyone), range(40, 44))
+    anew, _ = steps(optimizer, later, optimizer.init(later), range(40, 44))
+    assert_equal(born, anew)
+
+
+@pytest.mark.parametrize("name", sorted(SHARING))
+def test_what_is_shared_does_not_change_the_length_of_the_newborns_steps(name: str) -> None:
+    optimizer, scene = make(name), random_scene(COUNT)
+    later, state = steps(optimizer, scene, optimizer.init(scene), range(40))
+    everyone = Lineage(torch.arange(COUNT), torch.ones(COUNT, dtype=torch.bool))
+    born, _ = steps(optimizer, later, optimizer.reindex(state, everyone), range(40, 41))
+    anew, _ = steps(optimizer, later, optimizer.init(later), range(40, 41))
+    for parameter, before in later.items():
+        one, two = (float((getattr(after, parameter) - before).square().mean().sqrt()) for after in (born, anew))
+        assert one == pytest.approx(two, rel=0.25), parameter
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_a_restart_of_the_opacities_concerns_only_them(name: str) -> None:
+    optimizer, scene = make(name), random_scene(COUNT)
+    _, state = steps(optimizer, scene, optimizer.init(scene), range(3))
+    after = optimizer.reindex(state, replace(Lineage.identity(COUNT), restarted=frozenset({"logit_opacities"})))
+    for key, rows in state.rows.items():
+        expected = torch.zeros_like(rows) if key.endswith("logit_opacities") else rows
+        assert torch.equal(after.rows[key], expected), key
+    assert any(key.endswith("logit_opacities") for key in state.rows)
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)

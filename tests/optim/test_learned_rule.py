@@ -15,6 +15,7 @@ from learn2splat.optim.base import NEIGHBOURS, StepContext
 from learn2splat.optim.learned.moments import DIRECTIONS, GROUPS
 from learn2splat.optim.learned.rule import LearnedRule
 from learn2splat.optim.rates import GroupRates, PowerDecay
+from learn2splat.scene.lineage import Lineage
 from learn2splat.scene.neighbours import nearest_neighbours
 from tests.conftest import random_scene
 
@@ -70,7 +71,10 @@ def test_the_compiled_step_equals_the_plain_one(count: int, degree: int) -> None
     rule = trained()
     exact = random_scene(count, degree=degree)
     states = [rule.init(exact), rule.init(exact.to(dtype=torch.float32))]
-    for step in range(4):
+    mixed = Lineage(torch.arange(count), torch.arange(count) % 3 == 0)
+    for step in range(8):
+        if step == 4:  # from here on, rows of different ages
+            states = [rule.reindex(state, mixed) for state in states]
         grads = random_scene(count, seed=step + 1, degree=degree)
         one, states[0] = rule.update(grads, states[0], exact, context(step, count))
         two, states[1] = rule.update(

@@ -11,11 +11,13 @@ import torch
 
 from learn2splat import native
 from learn2splat.optim.adam import Adam
+from learn2splat.optim.ages import correction
 from learn2splat.optim.base import Need, SceneOptimizer, StepContext, apply_update
 from learn2splat.optim.rates import GroupRates, PositionDecay, PowerDecay
 from learn2splat.optim.sgd import Sgd
 from learn2splat.optim.torch_bridge import TorchOptimizer
 from learn2splat.scene.gaussians import GaussianScene
+from learn2splat.scene.lineage import Lineage
 from tests.conftest import random_scene
 
 EXTENT = 2.5
@@ -163,7 +165,10 @@ def test_the_fused_step_equals_the_plain_one(unit: Literal["extent", "footprint"
     exact, fast = random_scene(count), random_scene(count, dtype=torch.float32)
     states = [optimizer.init(exact), optimizer.init(fast)]
     footprint = torch.rand(count, generator=torch.Generator().manual_seed(0), dtype=torch.float64) + 0.1
-    for step in range(5):
+    mixed = Lineage(torch.arange(count), torch.arange(count) % 3 == 0)
+    for step in range(8):
+        if step == 4:  # from here on, rows of different ages
+            states = [optimizer.reindex(state, mixed) for state in states]
         grads, ctx = random_scene(count, seed=step + 1), context(step, count, footprint=footprint)
         one, states[0] = optimizer.update(grads, states[0], exact, ctx)
         two, states[1] = optimizer.update(grads.to(dtype=torch.float32), states[1], fast, ctx)
@@ -171,4 +176,14 @@ def test_the_fused_step_equals_the_plain_one(unit: Literal["extent", "footprint"
             largest = float(tensor.abs().max()) if count else 0.0  # moments that cancel are compared with the largest
             torch.testing.assert_close(getattr(two, name).double(), tensor, rtol=2e-5, atol=2e-6 * largest, msg=name)
     for name, rows in states[0].rows.items():
-        torch.testing.assert_close(states[1].rows[name].double(), rows, rtol=2e-5, atol=1e-6, msg=name)
+        torch.testing.assert_close(states[1].rows[name].double(), rows.double(), rtol=2e-5, atol=1e-6, msg=name)
+
+
+@pytest.mark.parametrize("decay", [0.0, 0.8, 0.999])
+@pytest.mark.parametrize("power", [0.5, 1.0])
+def test_bias_corrections_have_their_closed_form_at_every_age(decay: float, power: float) -> None:
+    ages = torch.tensor([1, 2, 3, 10, 1000, 40_000, 10_000_000])
+    expected = (1 - decay ** ages.double()) ** -power
+    torch.testing.assert_close(correction(decay, power, ages, torch.float64), expected, rtol=1e-14, atol=0)
+    found = correction(decay, power, ages.int()[:, None], torch.float32)
+    assert torch.equal(found, expected.float()[:, None])

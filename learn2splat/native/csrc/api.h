@@ -96,23 +96,31 @@ L2S_PUBLIC int32_t l2s_photometric(const float* image, const float* target, int3
 
 // Fused multiply-adds per second that one core reaches when it does nothing else, counted as 2 flop per lane.
 L2S_PUBLIC double l2s_peak_flops();
+
+// Bias correction of a moment that has seen `age` gradients: table[min(age, last)].
+struct L2sCorrection {
+    const float* table;
+    int32_t last;
+};
+
 // One parameter of a scene and its moments; arrays are [rows, width], outputs may not overlap inputs.
 struct L2sAdamGroup {
     const float *grad, *m, *v;
     float *m_out, *v_out, *update;
+    const int32_t* ages;        // [rows] gradients seen, this one included
     const float* row_rates;     // [rows], optional: 1
     const float* column_rates;  // [width]
     int64_t rows;
     int32_t width;              // at most 64
 };
 
-// update = -rate * (m * correction1 + damping * grad) / (sqrt(v) * correction2 + eps), with the new m and v.
+// update = -rate * (m * correct_m + damping * grad) / (sqrt(v) * correct_v + eps), with the new m and v.
 struct L2sAdamConstants {
     float beta1, beta2, eps, damping;
-    float correction1, correction2;  // 1 / (1 - beta1^t), 1 / sqrt(1 - beta2^t)
+    L2sCorrection correct_m, correct_v;  // 1 / (1 - beta1^t), 1 / sqrt(1 - beta2^t)
 };
 
-L2S_PUBLIC void l2s_adam(
+L2S_PUBLIC void l2s_adam_step(
     const L2sAdamGroup* groups, int32_t count, const L2sAdamConstants* constants, int32_t threads);
 
 // One parameter under the learned rule; arrays are [rows, width] unless said otherwise, outputs may not overlap inputs.
@@ -124,6 +132,7 @@ struct L2sRuleParameter {
     const float* column_rates;  // [width]
     const float *slow, *newest, *neighbours, *fast_scale, *shared_scale;  // [width] weights of the directions
     const float* row_rates;     // [rows], optional: 1
+    const int32_t* ages;        // [rows] gradients seen, this one included
     int64_t rows;
     int32_t width;              // at most 64
     int32_t groups;             // groups of columns that share a second moment: 1 or 2
@@ -132,12 +141,12 @@ struct L2sRuleParameter {
 };
 
 struct L2sRuleConstants {
-    float m, m_slow, v, v_fast, eps, damping;                      // decays; weight of the gradient in the base
-    float correct_m, correct_m_slow, correct_v, correct_v_fast;    // bias corrections, as factors
+    float m, m_slow, v, v_fast, eps, damping;  // decays; weight of the gradient in the base
+    L2sCorrection correct_m, correct_m_slow, correct_v, correct_v_fast;
 };
 
 // update = -row_rate * column_rate * (base + sum of weight x direction); see optim/learned/moments.py.
-L2S_PUBLIC void l2s_rule(
+L2S_PUBLIC void l2s_rule_step(
     const L2sRuleParameter* parameters, int32_t count, const L2sRuleConstants* constants, const int32_t* neighbours,
     int32_t neighbour_count, int32_t threads);
 

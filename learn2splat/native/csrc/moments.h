@@ -3,7 +3,11 @@
 
 #include <cmath>
 
+#include "api.h"
+
 namespace l2s {
+
+inline float correction(const L2sCorrection& c, int32_t age) { return c.table[age < c.last ? age : c.last]; }
 
 inline float first_moment(float old, float grad, float decay) { return old + (1 - decay) * (grad - old); }
 

@@ -40,6 +40,9 @@ void mix_own(const L2sRuleParameter& p, const L2sRuleConstants& c, int64_t first
         float *m_out = p.m_out + at, *m_slow_out = p.m_slow_out + at, *v_out = p.v_out + at;
         float *v_fast_out = p.v_fast_out + at, *base = p.base + at, *mixed = p.update + at;
         add_products(p, grad, m, products);
+        const int32_t age = p.ages[row];
+        const float correct_m = correction(c.correct_m, age), correct_m_slow = correction(c.correct_m_slow, age);
+        const float correct_v = correction(c.correct_v, age), correct_v_fast = correction(c.correct_v_fast, age);
 #pragma omp simd
         for (int32_t i = 0; i < width; ++i) {
             m_out[i] = first_moment(m[i], grad[i], c.m);
@@ -51,16 +54,16 @@ void mix_own(const L2sRuleParameter& p, const L2sRuleConstants& c, int64_t first
             float sum = 0;
             for (int32_t i = begin; i < p.group_ends[group]; ++i) sum += v_out[i];
             const float mean = sum / (p.group_ends[group] - begin);
-            const float inverse = 1.0f / root(mean, c.correct_v, c.eps);
+            const float inverse = 1.0f / root(mean, correct_v, c.eps);
             for (int32_t i = begin; i < p.group_ends[group]; ++i) shared[i] = inverse;
         }
 #pragma omp simd
         for (int32_t i = 0; i < width; ++i) {
-            const float root_v = root(v_out[i], c.correct_v, c.eps);
-            const float root_fast = root(v_fast_out[i], c.correct_v_fast, c.eps);
-            const float momentum = m_out[i] * c.correct_m;
+            const float root_v = root(v_out[i], correct_v, c.eps);
+            const float root_fast = root(v_fast_out[i], correct_v_fast, c.eps);
+            const float momentum = m_out[i] * correct_m;
             base[i] = base_direction(momentum, grad[i], c.damping, root_v);
-            const float own = p.slow[i] * (m_slow_out[i] * c.correct_m_slow) + p.newest[i] * grad[i];
+            const float own = p.slow[i] * (m_slow_out[i] * correct_m_slow) + p.newest[i] * grad[i];
             mixed[i] = base[i] + own / root_v + p.fast_scale[i] * (momentum / root_fast) +
                        p.shared_scale[i] * (momentum * shared[i]);
         }
@@ -93,7 +96,7 @@ void finish(const L2sRuleParameter& p, const int32_t* neighbours, int32_t count,
 
 }  // namespace
 
-extern "C" L2S_PUBLIC void l2s_rule(
+extern "C" L2S_PUBLIC void l2s_rule_step(
     const L2sRuleParameter* parameters, int32_t count, const L2sRuleConstants* constants, const int32_t* neighbours,
     int32_t neighbour_count, int32_t threads) {
 #pragma omp parallel num_threads(threads)

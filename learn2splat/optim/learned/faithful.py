@@ -8,7 +8,7 @@ import math
 import torch
 from torch import Tensor
 
-from learn2splat.optim.base import Need, OptimizerState, StepContext
+from learn2splat.optim.base import Need, OptimizerState, StepContext, as_rows, from_rows, zeros_like
 from learn2splat.optim.learned.chunks import by_chunks
 from learn2splat.optim.learned.knn_transformer import KnnTransformer
 from learn2splat.scene.gaussians import GaussianScene
@@ -71,12 +71,11 @@ class FaithfulOptimizer(torch.nn.Module):
 
     def init(self, scene: GaussianScene) -> OptimizerState:
         rows = {
-            "m": scene.means.new_zeros(len(scene), NUMBERS),
-            "v": scene.means.new_zeros(len(scene), NUMBERS),
             "count": torch.zeros(len(scene), 1, dtype=torch.int64, device=scene.means.device),
             "latent": scattered_normals(scene.means, self.width),
         }
-        return OptimizerState(rows)
+        zeros = zeros_like(scene)
+        return OptimizerState(as_rows("m", zeros) | as_rows("v", zeros) | rows)
 
     def update(
         self, grads: GaussianScene, state: OptimizerState, scene: GaussianScene, context: StepContext
@@ -88,8 +87,9 @@ class FaithfulOptimizer(torch.nn.Module):
             grad, parameters = to_rows(grads), to_rows(scene)
             moved = (grad != 0).any(dim=1, keepdim=True) | (not self.training)
             count = old["count"] + moved
-            m = torch.where(moved, old["m"].lerp(grad, 1 - BETA1), old["m"])
-            v = torch.where(moved, (old["v"] * BETA2).addcmul_(grad, grad, value=1 - BETA2), old["v"])
+            old_m, old_v = to_rows(from_rows("m", state)), to_rows(from_rows("v", state))
+            m = torch.where(moved, old_m.lerp(grad, 1 - BETA1), old_m)
+            v = torch.where(moved, (old_v * BETA2).addcmul_(grad, grad, value=1 - BETA2), old_v)
             itself = torch.arange(len(scene), device=grad.device)[:, None]
             nearest = torch.cat([itself, context.neighbours[:, :NEAREST_OTHERS].long()], dim=1)
             inputs = parameters, old["latent"], normalised(m, v, count)
@@ -98,12 +98,12 @@ class FaithfulOptimizer(torch.nn.Module):
             change = change.to(grad).clamp(self.low.to(grad) - parameters, self.high.to(grad) - parameters)
             change = torch.where(moved, change, 0.0)
             latent = torch.where(moved, latent.to(grad), old["latent"])
-        return to_scene(change, scene), OptimizerState({"m": m, "v": v, "count": count, "latent": latent})
+            rows = as_rows("m", to_scene(m, scene)) | as_rows("v", to_scene(v, scene))
+        return to_scene(change, scene), OptimizerState(rows | {"count": count, "latent": latent})
 
     def reindex(self, state: OptimizerState, lineage: Lineage) -> OptimizerState:
         """Fresh rows start with zero moments; they inherit step count and latent state."""
-        inherited = {name: lineage.take(state.rows[name], fresh_value=None) for name in ("count", "latent")}
-        return OptimizerState({**state.take(lineage).rows, **inherited})
+        return state.take(lineage, inherited=("count", "latent"))
 
 
 def normalised(m: Tensor, v: Tensor, count: Tensor) -> Tensor:

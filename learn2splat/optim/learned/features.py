@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from learn2splat.optim.ages import correction
 from learn2splat.optim.base import StepContext
 from learn2splat.optim.learned.moments import GROUPS, MomentDecays, as_matrix, group_slices
 from learn2splat.scene.gaussians import GaussianScene
@@ -31,8 +32,7 @@ class Evidence:
     """What features are made of.
 
     Args:
-        moments: rows ``m.*, m_slow.*, v.*`` of the rule's state, after the newest gradient.
-        count: gradients seen.
+        moments: rows ``m.*, m_slow.*, v.*, age.*`` of the rule's state, after the newest gradient.
         grads: the newest gradient.
         agreement: [N, 2, groups] running sums over steps: squared mean gradient, and sum of squares over views.
         seen: [N] running share of steps in which the Gaussian was drawn.
@@ -40,7 +40,6 @@ class Evidence:
     """
 
     moments: Mapping[str, Tensor]
-    count: int
     grads: GaussianScene
     agreement: Tensor
     seen: Tensor
@@ -73,16 +72,20 @@ def features(scene: GaussianScene, evidence: Evidence, context: StepContext, dec
     """
     assert context.pixel_footprint_world is not None
     assert context.neighbours is not None
-    count = evidence.count
 
     def moment(name: str) -> GaussianScene:
         return GaussianScene(**{p: evidence.moments[f"{name}.{p}"] for p, _ in scene.items()})
 
-    v = by_group(moment("v"), squared=True) / (1 - decays.v**count)
+    def correct(decay: float) -> Tensor:
+        by_parameter = {name: evidence.moments[f"age.{name}"].reshape(-1) for name, _ in scene.items()}
+        ages = torch.stack([by_parameter.get(group, by_parameter["sh"]) for group in GROUPS], dim=1)
+        return correction(decay, 1.0, ages, scene.means.dtype)
+
+    v = by_group(moment("v"), squared=True) * correct(decays.v)
     root_v = (v + TINY).sqrt()
     newest = (by_group(evidence.grads) + TINY).sqrt() / root_v
-    signal = by_group(moment("m")).sqrt() / (1 - decays.m**count) / root_v
-    slow = by_group(moment("m_slow")).sqrt() / (1 - decays.m_slow**count) / root_v
+    signal = by_group(moment("m")).sqrt() * correct(decays.m) / root_v
+    slow = by_group(moment("m_slow")).sqrt() * correct(decays.m_slow) / root_v
     log_v = root_v.log()
     relative = log_v - log_v.median(dim=0).values if len(scene) else log_v
     agreement = evidence.agreement[:, 0] / (evidence.agreement[:, 1] + TINY)

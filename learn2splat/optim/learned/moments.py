@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from learn2splat.optim.ages import correction
 from learn2splat.scene.gaussians import GaussianScene
 
 GROUPS = ("means", "log_scales", "quats", "logit_opacities", "sh0", "shN")
@@ -82,7 +83,7 @@ def advance(old: Mapping[str, Tensor], grad: Tensor, decays: MomentDecays) -> di
 def directions(
     moments: Mapping[str, Tensor],
     grad: Tensor,
-    count: int,
+    ages: Tensor,
     neighbours: Tensor,
     groups: Mapping[str, slice],
     decays: MomentDecays,
@@ -93,7 +94,7 @@ def directions(
     Args:
         moments: as from `advance`, [N, ...].
         grad: [N, ...] the newest gradient.
-        count: gradients seen, the newest included (bias correction).
+        ages: N gradients seen, the newest included, in any shape (bias correction).
         neighbours: [N, k] rows of neighbours.
         groups: columns of each group, from `group_slices`.
         decays: constants.
@@ -101,14 +102,19 @@ def directions(
     """
     flat = {name: as_matrix(tensor) for name, tensor in moments.items()}
     g = as_matrix(grad)
-    m = flat["m"] / (1 - decays.m**count)
-    m_slow = flat["m_slow"] / (1 - decays.m_slow**count)
-    root_v = flat["v"].sqrt() / (1 - decays.v**count) ** 0.5 + decays.eps
-    root_fast = flat["v_fast"].sqrt() / (1 - decays.v_fast**count) ** 0.5 + decays.eps
+
+    def correct(decay: float, power: float) -> Tensor:
+        return correction(decay, power, ages.reshape(-1, 1), g.dtype)
+
+    m = flat["m"] * correct(decays.m, 1.0)
+    m_slow = flat["m_slow"] * correct(decays.m_slow, 1.0)
+    correct_v = correct(decays.v, 0.5)
+    root_v = flat["v"].sqrt() * correct_v + decays.eps
+    root_fast = flat["v_fast"].sqrt() * correct(decays.v_fast, 0.5) + decays.eps
     mean_v = torch.empty_like(g)
     for columns in groups.values():
         mean_v[:, columns] = flat["v"][:, columns].mean(dim=1, keepdim=True)
-    root_shared = mean_v.sqrt() / (1 - decays.v**count) ** 0.5 + decays.eps
+    root_shared = mean_v.sqrt() * correct_v + decays.eps
     base = m.add(g, alpha=damping) / root_v
     return base, {
         "slow": m_slow / root_v,

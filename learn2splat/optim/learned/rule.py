@@ -13,6 +13,7 @@ from torch import Tensor
 
 from learn2splat import native
 from learn2splat.native.rule import MOMENTS, RuleParameter, rule_step
+from learn2splat.optim import ages
 from learn2splat.optim.base import Need, OptimizerState, StepContext, as_rows
 from learn2splat.optim.learned.moments import (
     DIRECTIONS,
@@ -142,27 +143,26 @@ class LearnedRule(torch.nn.Module):
         for moment in MOMENTS:
             rows |= as_rows(moment, zeros)
         products = torch.zeros(len(GROUPS), 3, dtype=torch.float64, device=scene.means.device)
-        return OptimizerState(rows, {"count": torch.zeros((), dtype=torch.int64), "products": products})
+        return OptimizerState(rows | ages.newborn(scene), {"products": products})
 
     def update(
         self, grads: GaussianScene, state: OptimizerState, scene: GaussianScene, context: StepContext
     ) -> tuple[GaussianScene, OptimizerState]:
         if context.neighbours is None:
             raise ValueError("LearnedRule needs StepContext.neighbours")
-        count = int(state.shared["count"]) + 1
+        age = ages.older(state, scene)
         rates = base_rates(self.rates, self.schedule, scene, context)
         across, squared, squared_m = state.shared["products"].T
         constants = self.constants(context, across / (squared * squared_m).sqrt().clamp_min(TINY))
         if self.training and torch.is_grad_enabled():
-            update, rows, newest = self._plain(grads, state, count, context.neighbours, rates, constants)
+            update, rows, newest = self._plain(grads, state, age, context.neighbours, rates, constants)
         else:
             with torch.no_grad():
                 fused = native.library() is not None and scene.means.device.type == "cpu"
                 step = self._fused if fused and scene.means.dtype == torch.float32 else self._plain
-                update, rows, newest = step(grads, state, count, context.neighbours, rates, constants)
+                update, rows, newest = step(grads, state, age, context.neighbours, rates, constants)
         products = PERSISTENCE_MEMORY * state.shared["products"] + (1 - PERSISTENCE_MEMORY) * newest
-        shared = {"count": torch.tensor(count, dtype=torch.int64), "products": products}
-        return update, OptimizerState(rows, shared)
+        return update, OptimizerState(rows | ages.as_rows(age), {"products": products})
 
     def reindex(self, state: OptimizerState, lineage: Lineage) -> OptimizerState:
         return state.take(lineage)
@@ -171,7 +171,7 @@ class LearnedRule(torch.nn.Module):
         self,
         grads: GaussianScene,
         state: OptimizerState,
-        count: int,
+        age: Mapping[str, Tensor],
         neighbours: Tensor,
         rates: Mapping[str, Tensor],
         constants: StepConstants,
@@ -187,7 +187,7 @@ class LearnedRule(torch.nn.Module):
             rows |= {f"{moment}.{name}": tensor for moment, tensor in moments.items()}
             groups = group_slices(name, grads.sh.shape[1])
             products += inner_products(grad, state.rows[f"m.{name}"], groups)
-            base, others = directions(moments, grad, count, neighbours, groups, self.decays, self.damping)
+            base, others = directions(moments, grad, age[name], neighbours, groups, self.decays, self.damping)
             mixed = base + sum(weights[j][name].to(grad) * direction for j, direction in others.items())
             rate = rates[name] * factor[name].to(grad)
             updates.append((-rate * mixed).view_as(grad))
@@ -197,7 +197,7 @@ class LearnedRule(torch.nn.Module):
         self,
         grads: GaussianScene,
         state: OptimizerState,
-        count: int,
+        age: Mapping[str, Tensor],
         neighbours: Tensor,
         rates: Mapping[str, Tensor],
         constants: StepConstants,
@@ -216,13 +216,19 @@ class LearnedRule(torch.nn.Module):
                 RuleParameter(
                     grad,
                     moments,
+                    age[name],
                     rates[name] if per_row else None,
                     factor[name] if per_row else rates[name] * factor[name],
                     of_parameter,
                     group_ends,
                 )
             )
-        results = rule_step(parameters, neighbours, count, vars(self.decays), self.damping)
+        device, decays = grads.means.device, vars(self.decays)
+        corrections = [
+            ages.corrections(decays[moment], 0.5 if moment.startswith("v") else 1.0, torch.float32, device)
+            for moment in MOMENTS
+        ]
+        results = rule_step(parameters, neighbours, decays, self.damping, corrections)
         rows = {
             f"{moment}.{name}": tensor
             for (name, _), (_, moments, _) in zip(grads.items(), results, strict=True)

@@ -17,6 +17,8 @@ from learn2splat.scene.lineage import Lineage
 
 MAX_GAIN = 2.0
 """The network scales a step by exp(+-2) at most."""
+OWN_ROWS = ("gain", "latent", "agreement", "seen")
+"""State rows that the newborn inherit: what the network thinks of a place holds for who is born there."""
 MEMORY = 0.7
 """Decay of agreement, visibility and latent state from one run of the network to the next."""
 
@@ -78,7 +80,7 @@ class LearnedGain(torch.nn.Module):
             "agreement": scene.means.new_zeros(len(scene), 2, len(GROUPS)),
             "seen": scene.means.new_zeros(len(scene)),
         }
-        losses = torch.zeros(2, dtype=torch.float64)  # first, running
+        losses = torch.zeros(2, dtype=torch.float64)  # first, running; 0 before the first step
         return OptimizerState({**state.rows, **rows}, {**state.shared, "losses": losses})
 
     def update(
@@ -87,9 +89,9 @@ class LearnedGain(torch.nn.Module):
         with torch.no_grad():
             update, moments = self.rule.update(grads, state, scene, context)
         first, running = state.shared["losses"].tolist()
-        fresh = int(state.shared["count"]) == 0
-        first, running = (context.loss, context.loss) if fresh else (first, 0.9 * running + 0.1 * context.loss)
-        own = {name: state.rows[name] for name in ("gain", "latent", "agreement", "seen")}
+        begins = first == 0
+        first, running = (context.loss, context.loss) if begins else (first, 0.9 * running + 0.1 * context.loss)
+        own = {name: state.rows[name] for name in OWN_ROWS}
         with torch.set_grad_enabled(self.training and torch.is_grad_enabled()):
             if context.step < self.dense_until or context.step % self.every == 0:
                 own = self._think(grads, own, moments, scene, context, first, running)
@@ -98,7 +100,7 @@ class LearnedGain(torch.nn.Module):
         return scaled, OptimizerState({**moments.rows, **own}, shared)
 
     def reindex(self, state: OptimizerState, lineage: Lineage) -> OptimizerState:
-        return state.take(lineage)
+        return state.take(lineage, inherited=OWN_ROWS)
 
     def _think(
         self,
@@ -120,8 +122,7 @@ class LearnedGain(torch.nn.Module):
                 newest = torch.stack([by_group(grads), squares], dim=1)
                 agreement = MEMORY * agreement + (1 - MEMORY) * newest
             seen = own["seen"].lerp(context.visible.to(own["seen"]), 1 - MEMORY)
-            count = int(moments.shared["count"])
-            evidence = Evidence(moments.rows, count, grads, agreement, seen, running_loss, first_loss)
+            evidence = Evidence(moments.rows, grads, agreement, seen, running_loss, first_loss)
             inputs = features(scene, evidence, context, self.rule.decays)
             distance = neighbour_distances(scene.means, context.neighbours).clamp_min(1e-20).log()
             size = scene.log_scales.mean(dim=1)
