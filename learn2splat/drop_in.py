@@ -202,7 +202,7 @@ class TorchSceneOptimizer:
 
     def _renewed_geometry(self, scene: GaussianScene) -> dict[str, Tensor]:
         """Footprints, neighbours and clusters as the optimizer needs them; new ones when N has changed."""
-        stale = any(len(tensor) != len(scene) for tensor in self._geometry.values())
+        stale = not self._geometry or any(len(tensor) != len(scene) for tensor in self._geometry.values())
         if stale or self._step % RENEW_EVERY == 0:
             self._geometry = {}
             if Need.PIXEL_FOOTPRINT in self.optimizer.needs:

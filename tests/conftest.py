@@ -55,6 +55,13 @@ def ring_cameras(
     return Cameras.of_one_size(K.expand(count, 3, 3).contiguous(), torch.stack(transforms).to(dtype), width, height)
 
 
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty folder that is the current one."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
 @pytest.fixture(scope="session")
 def scenes_folder() -> Path:
     """Real captures for development; tests that need them skip where they are absent."""
