@@ -182,10 +182,10 @@ class Rollout:
         learned = stepped(1.0)
         started = self._clock()
         loss = self.scene_loss.value(learned[0], views, sh_degree)
-        chosen, passed = learned, guard.trust == 1 and loss <= batch.loss
+        chosen, passed = learned, guard.passes(batch.loss, loss)
         if not passed:
             base = stepped(0.0)
-            passed = loss <= self.scene_loss.value(base[0], views, sh_degree)
+            passed = guard.passes(batch.loss, loss, self.scene_loss.value(base[0], views, sh_degree))
             chosen = learned if passed else base
         guard = guard.trust_in(before.step) if passed else guard.lean(before.step)
         return *chosen, replace(guard, seconds=guard.seconds + self._clock() - started)

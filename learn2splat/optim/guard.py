@@ -2,8 +2,9 @@
 
 Two checks; after a failed one the base steps alone, until a later trial in which the learned step does better.
 
-- Trials, at steps that grow like a geometric series: does the learned step lower the loss of the very views that it was
-  computed from, or else do no worse than the base's? If not, the base's step is taken.
+- Trials, at doubling steps: does the learned step lower the loss of the very views that it was computed from, or else
+  do no worse than the base's? If not, the base's step is taken. The first trials, before there is an alarm, ask for a
+  share of what the base's step gains: what is spoilt then is never quite mended.
 - The alarm, at every step: has the running loss risen above its lowest by more than noise explains? Or has the loss of
   views that are not optimised on, where there are any, risen twice in a row? Then the run goes back to its best scene.
 
@@ -30,6 +31,8 @@ TRIAL_GROWTH = 2
 """Factor between two steps at which the learned step is tried."""
 RISES = 2
 """Looks at the probe views in a row after which a rising loss counts."""
+EARLY_SHARE = 0.25
+"""Share of the base's gain that an early learned step must reach; rules that end well reached a half and more."""
 RETRIAL_STEPS = 10
 """Steps at least before a distrusted one is tried again."""
 
@@ -90,6 +93,18 @@ class Guard:
     def anew(self) -> Guard:
         """Without the course of the loss so far: a new one begins."""
         return replace(self, mean=math.inf, lowest=math.inf, losses=0)
+
+    def passes(self, before: float, learned: float, base: float | None = None) -> bool:
+        """Whether the learned step passes a trial; without ``base``, whether that is clear already.
+
+        Args:
+            before: loss of a batch of views.
+            learned, base: what the learned and the base optimizer's step would make of it.
+        """
+        lowers = self.trust > 0 and learned <= before
+        if base is None:
+            return lowers and self.losses >= SETTLED
+        return before - learned >= (EARLY_SHARE if lowers else 1.0) * (before - base)
 
     def trust_in(self, step: int) -> Guard:
         """After a trial at ``step`` that the learned step passed."""

@@ -75,6 +75,28 @@ def test_the_guard_is_what_it_was_told_and_can_be_written_down() -> None:
     assert straight.base_steps == 4 * 10
 
 
+@pytest.mark.parametrize(
+    ("losses", "trust", "learned", "base", "verdict"),
+    [
+        (100, 1.0, 0.9, None, True),  # it lowers its own loss: no need to ask the base
+        (100, 1.0, 1.1, None, False),
+        (100, 1.0, 1.1, 1.2, True),  # it does not, but less badly than the base
+        (100, 1.0, 1.1, 1.0, False),
+        (0, 1.0, 0.9, None, False),  # early on the base is always asked
+        (0, 1.0, 0.9, 0.7, True),
+        (0, 1.0, 0.95, 0.7, False),
+        (0, 1.0, 0.999, 1.3, True),
+        (100, 0.0, 0.9, None, False),  # trust once lost has to be earned
+        (100, 0.0, 0.9, 0.8, False),
+        (100, 0.0, 0.8, 0.8, True),
+        (100, 1.0, math.nan, None, False),
+        (100, 1.0, math.nan, 2.0, False),
+    ],
+)
+def test_verdicts_of_trials(losses: int, trust: float, learned: float, base: float | None, verdict: bool) -> None:
+    assert Guard(trust=trust, losses=losses).passes(1.0, learned, base) is verdict
+
+
 def test_trials_are_rare() -> None:
     trusted, distrusted, counts = Guard(), Guard().lean(0), [0, 0]
     for step in range(1000):
