@@ -213,7 +213,8 @@ def mine_of(rows: list[Row], name: str) -> Row:
 def test_killed_at_random_and_restarted(tmp_path: Path) -> None:
     """Rows at fixed steps are those of an undisturbed board; cells that were finished keep their seconds."""
     arguments = [*TINY, "budgets.steps=[0,40]", "budgets.seconds=[0.2]"]
-    flags = ["--optimizers", "adam,sgd,adam-tuned", "--settings", "dense", "--scenes", SCENES[0]]
+    optimizers = "adam,sgd,adam-tuned,adafactor,torch-rmsprop,torch-nadam"  # more than can be done before the last kill
+    flags = ["--optimizers", optimizers, "--settings", "dense", "--scenes", SCENES[0]]
     command = [sys.executable, "-m", "learn2splat.cli", "leaderboard", *flags, "--out", "cut", *arguments]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[2])}
     chance = random.Random(0)
@@ -230,11 +231,11 @@ def test_killed_at_random_and_restarted(tmp_path: Path) -> None:
         now = {row for kind in ("steps", "seconds") for row in _stored(tmp_path / "cut" / f"{kind}.sqlite")}
         assert kept < now
         kept = now
-    final = board(tmp_path / "cut", *arguments, optimizers="adam,sgd,adam-tuned")
+    final = board(tmp_path / "cut", *arguments, optimizers=optimizers)
     final.measure()
     assert final.missing() == 0
     assert kept <= set(final.rows())
-    straight = measured(tmp_path / "straight", *arguments, "budgets.seconds=[]", optimizers="adam,sgd,adam-tuned")
+    straight = measured(tmp_path / "straight", *arguments, "budgets.seconds=[]", optimizers=optimizers)
     assert values([row for row in final.rows() if row.kind == "steps"]) == values(straight)
 
 
