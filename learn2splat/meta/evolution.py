@@ -32,8 +32,11 @@ MOST_DB = 1.0
 class CoarseOptimizer(TrainableOptimizer, Protocol):
     """A learned optimizer that names a few directions in which its weights may be shifted as a whole."""
 
-    def coarse(self) -> list[dict[str, Tensor]]:
-        """For each direction: name of a parameter -> what one unit, a shift that clearly shows, adds to it."""
+    def coarse(self, train_views: int) -> list[dict[str, Tensor]]:
+        """For each direction: name of a parameter -> what one unit, a shift that clearly shows, adds to it.
+
+        Directions that do nothing with so many training views are left out: they would only add noise.
+        """
         ...
 
 
@@ -43,7 +46,7 @@ class Evolution:
     Args:
         tasks: one per pair.
         renderer: for all rollouts.
-        shortest, longest: steps of a rollout, log-uniform.
+        shortest, longest: steps of a rollout, log-uniform, stratified over the pairs of a meta-step.
         marks: steps at which a rollout is scored, as far as it goes, and at its end.
         held_views: held-out views to score on, at most.
         sigma: size of a perturbation along each direction, in its units.
@@ -78,13 +81,12 @@ class Evolution:
         self, optimizer: CoarseOptimizer, samples: int, progress: float, generator: torch.Generator
     ) -> dict[str, float]:
         assert isinstance(optimizer, torch.nn.Module)
-        directions = optimizer.coarse()
         parameters = dict(optimizer.named_parameters())
         scores, deaths = [], 0
-        for _ in range(samples):
+        for index in range(samples):
             task = self.tasks.draw(generator)
-            low, high = math.log(self.shortest), math.log(self.longest)
-            steps = round(math.exp(low + (high - low) * float(torch.rand((), generator=generator))))
+            directions = optimizer.coarse(len(task.data.train))
+            steps = self._steps((index + float(torch.rand((), generator=generator))) / samples)
             shift = torch.randn(len(directions), generator=generator)
             up, up_died = self.score(shifted(optimizer, directions, (self.sigma * shift).tolist()), task, steps)
             down, down_died = self.score(shifted(optimizer, directions, (-self.sigma * shift).tolist()), task, steps)
@@ -97,6 +99,11 @@ class Evolution:
             scores.append((up + down) / 2)
             deaths += up_died + down_died
         return {"loss": -sum(scores) / len(scores), "deaths": deaths}
+
+    def _steps(self, quantile: float) -> int:
+        """Steps of a rollout; stratified quantiles give every process about as much to do."""
+        low, high = math.log(self.shortest), math.log(self.longest)
+        return round(math.exp(low + (high - low) * quantile))
 
     def score(self, optimizer: SceneOptimizer, task: Task, steps: int) -> tuple[float, bool]:
         """Mean PSNR of the averaged scene on held-out views over log-spaced steps, and whether the scene died."""

@@ -34,10 +34,11 @@ def source() -> TaskSource:
     return TaskSource([capture()], RANGES)
 
 
-def test_each_direction_moves_the_constants_of_one_group() -> None:
+@pytest.mark.parametrize(("train_views", "knots"), [(1, 1), (3, 1), (5, 2), (8, 1), (10, 2), (200, 1)])
+def test_each_direction_moves_the_constants_of_one_group(train_views: int, knots: int) -> None:
     one = rule()
-    directions = one.coarse()
-    assert len(directions) == len(GROUPS) * (8 + len(DIRECTIONS))
+    directions = one.coarse(train_views)
+    assert len(directions) == len(GROUPS) * (2 + 2 * knots + len(DIRECTIONS))
     for index, direction in enumerate(directions):
         amounts = [2.0 * (index == other) for other in range(len(directions))]
         moved = shifted(one, directions, amounts)
@@ -58,7 +59,7 @@ def test_the_estimate_of_a_linear_score_tends_to_its_slope_along_the_directions(
     found = Linear(tasks, ReferenceRenderer()).accumulate(one, 2000, 0.0, torch.Generator().manual_seed(1))
     assert found["deaths"] == 0
     expected = torch.zeros_like(one.log_step)
-    for direction in one.coarse():
+    for direction in one.coarse(len(task.data.train)):
         for name, unit in direction.items():
             if name == "log_step":
                 expected -= unit * float((unit * Linear.slopes).sum())

@@ -117,13 +117,14 @@ class LearnedRule(torch.nn.Module):
             other.log_step.add_(random_shift(generator).to(other.log_step)[:, None])
         return other
 
-    def coarse(self) -> list[dict[str, Tensor]]:
+    def coarse(self, train_views: int) -> list[dict[str, Tensor]]:
         """Shifts of the constants of one group over some span of log-time, of a size that clearly shows."""
         late = [min(1.0, max(0.0, (knot - math.log(50)) / math.log(20))) for knot in self.log_knots]
         early = [min(1.0, max(0.0, 1 - (knot - math.log(10)) / math.log(10))) for knot in self.log_knots]
-        whole, knots = [1.0] * len(late), len(self.log_views)
-        spans = [(early, list(range(knots)))]
-        spans += [(span, [knot]) for knot in range(knots) for span in (whole, late)]
+        whole = [1.0] * len(late)
+        in_use = hat_functions(train_views, self.log_views).nonzero().flatten().tolist()
+        spans = [(early, list(range(len(self.log_views))))]
+        spans += [(span, [knot]) for knot in in_use for span in (whole, late)]
         found = [
             {"log_step": _row_of(self.log_step, (row, views), [0.25 * share for share in span])}
             for row in range(len(GROUPS))
