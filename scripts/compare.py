@@ -84,7 +84,7 @@ def main() -> None:
 
     from dataclasses import replace
 
-    from learn2splat.eval.methods import GUARDED, adam_grid, method
+    from learn2splat.eval.methods import GUARDED, adam_grid, method, pinned
     from learn2splat.eval.protocol import Budgets, run_task
     from learn2splat.eval.statistics import guard_use, markdown, oracle
     from learn2splat.eval.store import RowStore
@@ -97,7 +97,7 @@ def main() -> None:
     for seed in tier.procedural:
         scene = f"procedural:seed={seed},views=24,width={tier.size}"
         tasks += [replace(base, scene=scene, views=views) for views in tier.views]
-    compared = [method(name) for name in arguments.optimizers.split(",")]
+    compared = [pinned(method(name)) for name in arguments.optimizers.split(",")]
     grid = adam_grid() if tier.grid and not arguments.no_grid else []
     store, renderer = RowStore(arguments.rows), auto_renderer()
     for task in [] if arguments.only_report else tasks[: arguments.scenes]:

@@ -11,11 +11,11 @@ from learn2splat.config import build, compose
 from learn2splat.optim.base import CLUSTERS, NEIGHBOURS, StepContext
 from learn2splat.optim.learned import network
 from learn2splat.optim.learned.chunks import by_chunks
-from learn2splat.optim.learned.features import COUNT, by_group
+from learn2splat.optim.learned.features import COUNT, PER_GAUSSIAN, PER_GROUP, by_group, own_columns
 from learn2splat.optim.learned.moments import GROUPS
 from learn2splat.optim.learned.network import PointTransformer
 from learn2splat.optim.learned.rule import LearnedRule
-from learn2splat.optim.learned.tiny import LearnedGain, scaled_by_group
+from learn2splat.optim.learned.tiny import READOUT_UNIT, LearnedGain, scaled_by_group
 from learn2splat.optim.rates import GroupRates, PowerDecay
 from learn2splat.scene.clusters import clusters
 from learn2splat.scene.gaussians import GaussianScene
@@ -118,6 +118,7 @@ def test_each_path_of_the_network_reaches_whom_it_should(path: str) -> None:
     with torch.no_grad():
         for parameter in net.parameters():
             parameter.copy_(0.3 * torch.randn(parameter.shape, generator=generator))
+        net.readout.weight.zero_()
         if path != "neighbours":
             block.attended.weight.zero_()
         if path != "clusters":
@@ -148,6 +149,7 @@ def test_a_second_block_reaches_the_neighbours_neighbours() -> None:
     with torch.no_grad():
         for parameter in net.parameters():
             parameter.copy_(0.3 * torch.randn(parameter.shape, generator=generator))
+        net.readout.weight.zero_()
         for block in net.blocks:
             block.unpool.weight.zero_()
         scene = random_scene(N)
@@ -158,6 +160,28 @@ def test_a_second_block_reaches_the_neighbours_neighbours() -> None:
         change = net(moved, neighbours, geometry, parts) - net(inputs, neighbours, geometry, parts)
     reads = torch.eye(N).index_put((torch.arange(N)[:, None], neighbours.long()), torch.ones(()))
     assert torch.equal((change.abs() > 1e-12).any(dim=1), (reads @ reads)[:, 7] > 0)
+
+
+def test_the_readout_moves_gain_between_gaussians_and_adds_none() -> None:
+    net, scene = PointTransformer(COUNT, 3, width=16).double(), random_scene(N)
+    net.readout.weight.data.normal_(generator=torch.Generator().manual_seed(0))
+    inputs = torch.randn(N, COUNT, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    neighbours, parts = nearest_neighbours(scene.means, 4), clusters(scene.means, 8)
+    with torch.no_grad():
+        found = net(inputs, neighbours, torch.zeros(N, 4, 2, dtype=torch.float64), parts)
+    expected = (inputs - inputs.mean(dim=0)) @ net.readout.weight.T
+    torch.testing.assert_close(found, expected.detach())
+    torch.testing.assert_close(found.mean(dim=0), torch.zeros(3, dtype=torch.float64))
+
+
+def test_coarse_directions_are_the_weights_of_a_groups_own_features_in_its_gain() -> None:
+    one = optimizer(trained=False)
+    total = sum(direction["network.readout.weight"] for direction in one.coarse(12)) / READOUT_UNIT
+    assert torch.equal(total.unique(), torch.tensor([0.0, 1.0]))
+    for row, group in enumerate(GROUPS):
+        assert total[row].nonzero().flatten().tolist() == own_columns(group)
+    assert not bool(total[len(GROUPS) :].any())
+    assert len(one.coarse(12)) == len(GROUPS) * (len(PER_GROUP) + len(PER_GAUSSIAN))
 
 
 def test_chunked_equals_unchunked(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -171,7 +195,7 @@ def test_chunked_equals_unchunked(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_the_base_network_has_as_many_weights_as_its_configuration_says() -> None:
     one = build(compose("meta_train", ["trainee=l2s-base"]).trainee)
-    assert sum(parameter.numel() for parameter in one.network.parameters()) == 133_306
+    assert sum(parameter.numel() for parameter in one.network.parameters()) == 134_560
     assert (one.every, len(one.network.blocks)) == (4, 3)
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from learn2splat.optim.base import Need, OptimizerState, StepContext
-from learn2splat.optim.learned.features import COUNT, Evidence, by_group, features, neighbour_distances
+from learn2splat.optim.learned.features import COUNT, Evidence, by_group, features, neighbour_distances, own_columns
 from learn2splat.optim.learned.moments import GROUPS, as_matrix, group_slices, trusted
 from learn2splat.optim.learned.network import PointTransformer
 from learn2splat.optim.learned.rule import LearnedRule
@@ -17,6 +17,8 @@ from learn2splat.scene.lineage import Lineage
 
 MAX_GAIN = 2.0
 """The network scales a step by exp(+-2) at most."""
+READOUT_UNIT = 0.2
+"""A weight of the linear readout that clearly shows."""
 OWN_ROWS = ("gain", "latent", "agreement", "seen")
 """State rows that the newborn inherit: what the network thinks of a place holds for who is born there."""
 MEMORY = 0.7
@@ -71,6 +73,16 @@ class LearnedGain(torch.nn.Module):
         other = copy.deepcopy(self).eval()
         other.rule = self.rule.perturbed(generator).requires_grad_(False)
         return other
+
+    def coarse(self, train_views: int) -> list[dict[str, Tensor]]:
+        """Shifts of the linear readout: what a feature of a Gaussian, or of its group there, does to a group's gain."""
+        found = []
+        for row, group in enumerate(GROUPS):
+            for column in own_columns(group):
+                weight = torch.zeros_like(self.network.readout.weight, requires_grad=False)
+                weight[row, column] = READOUT_UNIT
+                found.append({"network.readout.weight": weight})
+        return found
 
     def init(self, scene: GaussianScene) -> OptimizerState:
         state = self.rule.init(scene)
