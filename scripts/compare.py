@@ -14,8 +14,15 @@ NAME with its guard.
 from __future__ import annotations
 
 import argparse
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+
+from learn2splat.eval.methods import GUARDED, adam_grid, method, pinned
+from learn2splat.eval.protocol import Budgets, run_task
+from learn2splat.eval.statistics import guard_use, markdown, oracle
+from learn2splat.eval.store import RowStore
+from learn2splat.eval.task import Task
+from learn2splat.render.auto import auto_renderer
 
 
 @dataclass(frozen=True)
@@ -70,6 +77,16 @@ TIERS = {
 }
 
 
+def tasks_of(tier: Tier, captures: Path) -> list[Task]:
+    """Its tasks; ``captures`` is the folder of the captures."""
+    base = Task("", max_size=tier.size, max_gaussians=tier.gaussians)
+    tasks = [replace(base, scene=str(captures / name), views=views) for name, views in tier.captures]
+    for seed in tier.procedural:
+        scene = f"procedural:seed={seed},views=24,width={tier.size}"
+        tasks += [replace(base, scene=scene, views=views) for views in tier.views]
+    return tasks
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tier", choices=TIERS, default="a")
@@ -82,21 +99,8 @@ def main() -> None:
     parser.add_argument("--only-report", action="store_true", help="tables of the rows there are")
     arguments = parser.parse_args()
 
-    from dataclasses import replace
-
-    from learn2splat.eval.methods import GUARDED, adam_grid, method, pinned
-    from learn2splat.eval.protocol import Budgets, run_task
-    from learn2splat.eval.statistics import guard_use, markdown, oracle
-    from learn2splat.eval.store import RowStore
-    from learn2splat.eval.task import Task
-    from learn2splat.render.auto import auto_renderer
-
     tier = TIERS[arguments.tier]
-    base = Task("", max_size=tier.size, max_gaussians=tier.gaussians)
-    tasks = [replace(base, scene=str(arguments.captures / name), views=views) for name, views in tier.captures]
-    for seed in tier.procedural:
-        scene = f"procedural:seed={seed},views=24,width={tier.size}"
-        tasks += [replace(base, scene=scene, views=views) for views in tier.views]
+    tasks = tasks_of(tier, arguments.captures)
     compared = [pinned(method(name)) for name in arguments.optimizers.split(",")]
     grid = adam_grid() if tier.grid and not arguments.no_grid else []
     store, renderer = RowStore(arguments.rows), auto_renderer()

@@ -79,7 +79,12 @@ def main() -> None:
             data = change(load_scene(name, max_size=task.max_size, test_every=task.test_every))
             shifted = replace(task, scene=f"{label}: {name}")
             run_task(
-                shifted, [method(n) for n in names], Budgets(steps=STEPS), store, auto_renderer("auto", settings), data
+                shifted,
+                [pinned(method(n)) for n in names],
+                Budgets(steps=STEPS),
+                store,
+                auto_renderer("auto", settings),
+                data,
             )
             print("measured", label, name, flush=True)
     rows = store.rows()
