@@ -13,10 +13,11 @@ import torch
 from learn2splat.config import build, compose
 from learn2splat.data.views import RandomViews
 from learn2splat.densify.adaptive import AdaptiveDensityControl
-from learn2splat.densify.base import Densified, DensifyContext, Growth, ScreenEvidence, Statistics
+from learn2splat.densify.base import Densified, DensifyContext, Growth, Statistics
 from learn2splat.densify.mcmc import Mcmc
 from learn2splat.densify.schedule import Refinements
 from learn2splat.losses import PhotometricLoss
+from learn2splat.meta.tape import TapedDensifier
 from learn2splat.optim.base import SceneOptimizer
 from learn2splat.render.base import GradientRequest
 from learn2splat.render.reference import ReferenceRenderer
@@ -96,25 +97,12 @@ def test_killed_around_a_densification_and_resumed_is_the_same_to_the_bit(
     assert straight.state.running_loss == second.state.running_loss
 
 
-class Recorded:
-    """A densifier that keeps what it was given and what came of it."""
+class Recorded(TapedDensifier):
+    """A densifier that keeps what came of it."""
 
     def __init__(self, densifier: AdaptiveDensityControl | Mcmc) -> None:
-        self.densifier = densifier
+        super().__init__(densifier, [])
         self.changes: list[Densified] = []
-
-    @property
-    def needs_screen(self) -> bool:
-        return self.densifier.needs_screen
-
-    def init(self, scene: GaussianScene) -> Statistics:
-        return self.densifier.init(scene)
-
-    def observe(self, statistics: Statistics, evidence: ScreenEvidence | None) -> Statistics:
-        return self.densifier.observe(statistics, evidence)
-
-    def penalised(self, grads: GaussianScene, scene: GaussianScene, extent_world: float) -> GaussianScene:
-        return self.densifier.penalised(grads, scene, extent_world)
 
     def densify(self, statistics: Statistics, scene: GaussianScene, context: DensifyContext) -> Densified | None:
         change = self.densifier.densify(statistics, scene, context)
