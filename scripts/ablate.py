@@ -61,18 +61,13 @@ def shuffled_features(gain: LearnedGain) -> None:
     gain.network = Shuffled(gain.network)  # type: ignore[assignment]
 
 
-def without_the_readout(gain: LearnedGain) -> None:
-    gain.network.readout.weight.zero_()
-
-
-def without_the_blocks(gain: LearnedGain) -> None:
-    gain.network.head.weight.zero_()
-    gain.network.head.bias.zero_()
+def at_full_strength(gain: LearnedGain) -> None:
+    gain.strength.fill_(1.0)
 
 
 CUTS: dict[type, list[Callable[..., None]]] = {
     LearnedRule: [without_weights, without_feedback, without_step_sizes, blind_to_the_number_of_views],
-    LearnedGain: [shuffled_features, without_the_readout, without_the_blocks],
+    LearnedGain: [shuffled_features, at_full_strength],
 }
 
 

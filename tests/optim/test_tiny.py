@@ -11,11 +11,11 @@ from learn2splat.config import build, compose
 from learn2splat.optim.base import CLUSTERS, NEIGHBOURS, StepContext
 from learn2splat.optim.learned import network
 from learn2splat.optim.learned.chunks import by_chunks
-from learn2splat.optim.learned.features import COUNT, PER_GAUSSIAN, PER_GROUP, by_group, own_columns
+from learn2splat.optim.learned.features import COUNT, by_group
 from learn2splat.optim.learned.moments import GROUPS
 from learn2splat.optim.learned.network import PointTransformer
 from learn2splat.optim.learned.rule import LearnedRule
-from learn2splat.optim.learned.tiny import READOUT_UNIT, LearnedGain, scaled_by_group
+from learn2splat.optim.learned.tiny import STRENGTH_UNIT, LearnedGain, scaled_by_group
 from learn2splat.optim.rates import GroupRates, PowerDecay
 from learn2splat.scene.clusters import clusters
 from learn2splat.scene.gaussians import GaussianScene
@@ -118,7 +118,6 @@ def test_each_path_of_the_network_reaches_whom_it_should(path: str) -> None:
     with torch.no_grad():
         for parameter in net.parameters():
             parameter.copy_(0.3 * torch.randn(parameter.shape, generator=generator))
-        net.readout.weight.zero_()
         if path != "neighbours":
             block.attended.weight.zero_()
         if path != "clusters":
@@ -149,7 +148,6 @@ def test_a_second_block_reaches_the_neighbours_neighbours() -> None:
     with torch.no_grad():
         for parameter in net.parameters():
             parameter.copy_(0.3 * torch.randn(parameter.shape, generator=generator))
-        net.readout.weight.zero_()
         for block in net.blocks:
             block.unpool.weight.zero_()
         scene = random_scene(N)
@@ -162,26 +160,25 @@ def test_a_second_block_reaches_the_neighbours_neighbours() -> None:
     assert torch.equal((change.abs() > 1e-12).any(dim=1), (reads @ reads)[:, 7] > 0)
 
 
-def test_the_readout_moves_gain_between_gaussians_and_adds_none() -> None:
-    net, scene = PointTransformer(COUNT, 3, width=16).double(), random_scene(N)
-    net.readout.weight.data.normal_(generator=torch.Generator().manual_seed(0))
-    inputs = torch.randn(N, COUNT, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-    neighbours, parts = nearest_neighbours(scene.means, 4), clusters(scene.means, 8)
+def test_the_strength_of_a_group_scales_the_logarithm_of_its_gains() -> None:
+    one, scene, grads = optimizer(), random_scene(N), random_scene(N, seed=1)
+    plain, _ = one.update(grads, one.init(scene), scene, context(scene, 0))
+    rules, _ = one.rule.update(grads, one.rule.init(scene), scene, context(scene, 0))
     with torch.no_grad():
-        found = net(inputs, neighbours, torch.zeros(N, 4, 2, dtype=torch.float64), parts)
-    expected = (inputs - inputs.mean(dim=0)) @ net.readout.weight.T
-    torch.testing.assert_close(found, expected.detach())
-    torch.testing.assert_close(found.mean(dim=0), torch.zeros(3, dtype=torch.float64))
+        one.strength[GROUPS.index("means")] = 0.5
+        one.strength[GROUPS.index("quats")] = 0.0
+    ours, _ = one.update(grads, one.init(scene), scene, context(scene, 0))
+    torch.testing.assert_close((ours.means / rules.means).square(), plain.means / rules.means)
+    torch.testing.assert_close(ours.quats, rules.quats)
+    assert torch.equal(ours.log_scales, plain.log_scales)
 
 
-def test_coarse_directions_are_the_weights_of_a_groups_own_features_in_its_gain() -> None:
-    one = optimizer(trained=False)
-    total = sum(direction["network.readout.weight"] for direction in one.coarse(12)) / READOUT_UNIT
-    assert torch.equal(total.unique(), torch.tensor([0.0, 1.0]))
-    for row, group in enumerate(GROUPS):
-        assert total[row].nonzero().flatten().tolist() == own_columns(group)
-    assert not bool(total[len(GROUPS) :].any())
-    assert len(one.coarse(12)) == len(GROUPS) * (len(PER_GROUP) + len(PER_GAUSSIAN))
+def test_coarse_directions_add_up_to_a_shift_of_all_strength() -> None:
+    one = optimizer()
+    shifts = [direction["strength"] for direction in one.coarse(12)]
+    assert len(shifts) == 2 * len(GROUPS)
+    torch.testing.assert_close(sum(shifts), torch.full_like(one.strength, STRENGTH_UNIT))
+    assert all(int((shift.abs().sum(dim=1) > 0).sum()) == 1 for shift in shifts)
 
 
 def test_chunked_equals_unchunked(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -195,7 +192,7 @@ def test_chunked_equals_unchunked(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_the_base_network_has_as_many_weights_as_its_configuration_says() -> None:
     one = build(compose("meta_train", ["trainee=l2s-base"]).trainee)
-    assert sum(parameter.numel() for parameter in one.network.parameters()) == 134_560
+    assert sum(parameter.numel() for parameter in one.network.parameters()) == 133_306
     assert (one.every, len(one.network.blocks)) == (4, 3)
 
 

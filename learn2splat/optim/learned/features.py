@@ -27,13 +27,6 @@ GLOBAL = ("step", "views", "progress", "batch")
 COUNT = len(PER_GROUP) * len(GROUPS) + len(PER_GAUSSIAN) + len(GLOBAL)
 
 
-def own_columns(group: str) -> list[int]:
-    """Columns of `features` that tell the Gaussians apart and concern ``group``."""
-    per_group = [index * len(GROUPS) + GROUPS.index(group) for index in range(len(PER_GROUP))]
-    first = len(PER_GROUP) * len(GROUPS)
-    return per_group + list(range(first, first + len(PER_GAUSSIAN)))
-
-
 @dataclass(frozen=True)
 class Evidence:
     """What features are made of.

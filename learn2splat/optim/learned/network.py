@@ -60,8 +60,6 @@ class PointBlock(nn.Module):
 class PointTransformer(nn.Module):
     """Features per Gaussian in, numbers per Gaussian out; permutation-equivariant, and rotation-invariant in geometry.
 
-    A linear readout of the features, relative to their mean over the Gaussians, is added to what the blocks say.
-
     Args:
         inputs: features per Gaussian.
         outputs: numbers per Gaussian; zero before training.
@@ -83,8 +81,6 @@ class PointTransformer(nn.Module):
         self.embed = nn.Linear(inputs, width)
         self.blocks = nn.ModuleList(PointBlock(width, attention, heads, pooled) for _ in range(blocks))
         self.head = nn.Linear(width, outputs)
-        self.readout = nn.Linear(inputs, outputs, bias=False)
-        nn.init.zeros_(self.readout.weight)
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)
 
@@ -100,4 +96,4 @@ class PointTransformer(nn.Module):
         hidden, rows = nn.functional.silu(self.embed(features)), neighbours.long()
         for block in self.blocks:
             hidden = block(hidden, rows, geometry, clusters)
-        return self.head(hidden) + self.readout(features - features.mean(dim=0))
+        return self.head(hidden)

@@ -6,7 +6,6 @@ import copy
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,6 +14,7 @@ from learn2splat import native
 from learn2splat.native.rule import MOMENTS, RuleParameter, rule_step
 from learn2splat.optim import ages
 from learn2splat.optim.base import Need, OptimizerState, StepContext, as_rows
+from learn2splat.optim.learned.knots import hat_functions, late_share, log_positions, row_of
 from learn2splat.optim.learned.moments import (
     DIRECTIONS,
     GROUPS,
@@ -119,20 +119,20 @@ class LearnedRule(torch.nn.Module):
 
     def coarse(self, train_views: int) -> list[dict[str, Tensor]]:
         """Shifts of the constants of one group over some span of log-time, of a size that clearly shows."""
-        late = [min(1.0, max(0.0, (knot - math.log(50)) / math.log(20))) for knot in self.log_knots]
+        late = late_share(self.log_knots)
         early = [min(1.0, max(0.0, 1 - (knot - math.log(10)) / math.log(10))) for knot in self.log_knots]
         whole = [1.0] * len(late)
         in_use = hat_functions(train_views, self.log_views).nonzero().flatten().tolist()
         spans = [(early, list(range(len(self.log_views))))]
         spans += [(span, [knot]) for knot in in_use for span in (whole, late)]
         found = [
-            {"log_step": _row_of(self.log_step, (row, views), [0.25 * share for share in span])}
+            {"log_step": row_of(self.log_step, (row, views), [0.25 * share for share in span])}
             for row in range(len(GROUPS))
             for span, views in spans
         ]
-        found += [{"feedback": _row_of(self.feedback, row, [0.5] * len(late))} for row in range(len(GROUPS))]
+        found += [{"feedback": row_of(self.feedback, row, [0.5] * len(late))} for row in range(len(GROUPS))]
         found += [
-            {"weight": _row_of(self.weight, (row, column), [0.15] * len(late))}
+            {"weight": row_of(self.weight, (row, column), [0.15] * len(late))}
             for row in range(len(GROUPS))
             for column in range(len(DIRECTIONS))
         ]
@@ -247,37 +247,11 @@ def inner_products(grad: Tensor, momentum: Tensor, groups: Mapping[str, slice]) 
     return [columns[:, part].sum(dim=1) for part in groups.values()]
 
 
-def _row_of(parameter: Tensor, row: Any, values: Sequence[float]) -> Tensor:
-    """Zeros in the shape of ``parameter``, but for its rows at index ``row``."""
-    filled = torch.zeros_like(parameter, requires_grad=False)
-    filled[row] = torch.tensor(values).to(filled)
-    return filled
-
-
 def _descent(weight: Tensor) -> Tensor:
     """[groups, directions] with negative weights shrunk where they would turn the mixture against the base."""
     added, taken = 1 + weight.clamp_min(0).sum(dim=1), (-weight).clamp_min(0).sum(dim=1)
     shrink = (OPPOSED * added / taken.clamp_min(1e-12)).clamp_max(1)[:, None]
     return torch.where(weight < 0, weight * shrink, weight)
-
-
-def log_positions(knots: Sequence[int]) -> list[float]:
-    """log(1 + step) of ``knots``; ``ValueError`` unless they ascend."""
-    if list(knots) != sorted(set(knots)) or not len(knots):
-        raise ValueError(f"knots={list(knots)}: give ascending steps")
-    return [math.log1p(step) for step in knots]
-
-
-def hat_functions(number: int, log_knots: Sequence[float]) -> Tensor:
-    """[knots] weights of a function piecewise linear in log(1 + number) and constant beyond the ends."""
-    position = math.log1p(number)
-    hats = torch.zeros(len(log_knots), dtype=torch.float64)
-    above = next((i for i, knot in enumerate(log_knots) if knot >= position), len(log_knots) - 1)
-    below = max(above - 1, 0) if position <= log_knots[above] else above
-    share = 1.0 if above == below else (position - log_knots[below]) / (log_knots[above] - log_knots[below])
-    hats[below] += 1 - share
-    hats[above] += share
-    return hats
 
 
 def step_factors(log_step: Tensor, trust: float = 1.0) -> dict[str, Tensor]:

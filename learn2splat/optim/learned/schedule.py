@@ -9,8 +9,9 @@ import torch
 
 from learn2splat.optim.adam import Adam
 from learn2splat.optim.base import Need, OptimizerState, StepContext
+from learn2splat.optim.learned.knots import hat_functions, log_positions
 from learn2splat.optim.learned.moments import GROUPS, as_columns, as_matrix
-from learn2splat.optim.learned.rule import hat_functions, log_positions, random_shift, step_factors
+from learn2splat.optim.learned.rule import random_shift, step_factors
 from learn2splat.scene.gaussians import GaussianScene
 from learn2splat.scene.lineage import Lineage
 

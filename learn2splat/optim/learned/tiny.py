@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from learn2splat.optim.base import Need, OptimizerState, StepContext
-from learn2splat.optim.learned.features import COUNT, Evidence, by_group, features, neighbour_distances, own_columns
+from learn2splat.optim.learned.features import COUNT, Evidence, by_group, features, neighbour_distances
+from learn2splat.optim.learned.knots import hat_functions, late_share, row_of
 from learn2splat.optim.learned.moments import GROUPS, as_matrix, group_slices, trusted
 from learn2splat.optim.learned.network import PointTransformer
 from learn2splat.optim.learned.rule import LearnedRule
@@ -17,8 +18,8 @@ from learn2splat.scene.lineage import Lineage
 
 MAX_GAIN = 2.0
 """The network scales a step by exp(+-2) at most."""
-READOUT_UNIT = 0.2
-"""A weight of the linear readout that clearly shows."""
+STRENGTH_UNIT = 0.3
+"""A shift of the strength that clearly shows."""
 OWN_ROWS = ("gain", "latent", "agreement", "seen")
 """State rows that the newborn inherit: what the network thinks of a place holds for who is born there."""
 MEMORY = 0.7
@@ -29,7 +30,9 @@ class LearnedGain(torch.nn.Module):
     """The rule's update, times a gain per Gaussian and group that a network sets every few steps.
 
     A gain multiplies an update that vanishes with the gradient, so the network adds no drift of its own. Untrained,
-    all gains are 1 and the update is the rule's to the bit. In training mode updates are differentiable in the network.
+    all gains are 1 and the update is the rule's to the bit. In training mode updates are differentiable in the network
+    and in its strength: a factor on the logarithm of the gains per group, piecewise linear in log(1 + t), through
+    which training on whole rollouts decides where the network is to be heard.
 
     Args:
         rule: what the network scales; its constants stay as they are.
@@ -56,6 +59,7 @@ class LearnedGain(torch.nn.Module):
             raise ValueError(f"every={every}: give 1 or more")
         self.rule = rule.eval().requires_grad_(False)
         self.every, self.dense_until, self.latent = every, dense_until, latent
+        self.strength = torch.nn.Parameter(torch.ones(len(GROUPS), len(rule.log_knots)))
         self.network = PointTransformer(COUNT + latent, len(GROUPS) + latent, width, attention, heads, pooled, blocks)
 
     def train(self, mode: bool = True) -> LearnedGain:
@@ -75,14 +79,10 @@ class LearnedGain(torch.nn.Module):
         return other
 
     def coarse(self, train_views: int) -> list[dict[str, Tensor]]:
-        """Shifts of the linear readout: what a feature of a Gaussian, or of its group there, does to a group's gain."""
-        found = []
-        for row, group in enumerate(GROUPS):
-            for column in own_columns(group):
-                weight = torch.zeros_like(self.network.readout.weight, requires_grad=False)
-                weight[row, column] = READOUT_UNIT
-                found.append({"network.readout.weight": weight})
-        return found
+        """Shifts of the strength of one group, early or late."""
+        late = late_share(self.rule.log_knots)
+        spans = ([STRENGTH_UNIT * (1 - share) for share in late], [STRENGTH_UNIT * share for share in late])
+        return [{"strength": row_of(self.strength, row, span)} for row in range(len(GROUPS)) for span in spans]
 
     def init(self, scene: GaussianScene) -> OptimizerState:
         state = self.rule.init(scene)
@@ -107,7 +107,9 @@ class LearnedGain(torch.nn.Module):
         with torch.set_grad_enabled(self.training and torch.is_grad_enabled()):
             if context.step < self.dense_until or context.step % self.every == 0:
                 own = self._think(grads, own, moments, scene, context, first, running)
-            scaled = scaled_by_group(update, torch.exp(trusted(own["gain"], context.trust)))
+            strength = self.strength @ hat_functions(context.step, self.rule.log_knots).to(self.strength)
+            gain = torch.exp(trusted(own["gain"] * strength.to(own["gain"]), context.trust))
+            scaled = scaled_by_group(update, gain)
         shared = {**moments.shared, "losses": torch.tensor([first, running], dtype=torch.float64)}
         return scaled, OptimizerState({**moments.rows, **own}, shared)
 
