@@ -61,7 +61,7 @@ class Evolution:
         longest: int = 1500,
         marks: Sequence[int] = (10, 20, 50, 100, 200, 350, 500, 700, 1000, 1400, 2000, 3000),
         held_views: int = 8,
-        sigma: float = 1.0,
+        sigma: float = 0.4,
         device: str = "cpu",
     ) -> None:
         self.device = device
