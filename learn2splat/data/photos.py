@@ -163,7 +163,7 @@ class LruCache(Generic[Value]):
 
 
 class LazyPhotos:
-    """Photos decoded on first use and kept while they fit into a memory budget. Implements `Photos`.
+    """Photos decoded on first use and kept while they fit into a memory budget. Implements `TransparentPhotos`.
 
     Undistortion happens at up to twice the view's resolution, so that its interpolation does not blur the view;
     photos without distortion see nothing but the area filter.
@@ -200,6 +200,12 @@ class LazyPhotos:
 
     def __len__(self) -> int:
         return len(self.files)
+
+    def over(self, background: tuple[float, float, float]) -> LazyPhotos:
+        """The same photos with ``background`` where they are transparent; see `TransparentPhotos`."""
+        if background == self.background:
+            return self
+        return LazyPhotos(self.files, background=background, cache_bytes=self.cache_bytes)
 
     def __getitem__(self, view: int) -> Tensor:
         """The photo of one view, uint8 [H, W, 3]; shared with the cache, so not to be written to.
