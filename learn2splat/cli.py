@@ -54,7 +54,11 @@ Examples:
   l2s optimize --scene ~/captures/garden --views sparse:3 --steps 500 loss.ssim_weight=0.1
   l2s optimize --out outputs/garden/adam/20260101-120000 --resume"""
 )
-@click.option("--scene", metavar="PATH", help="A COLMAP folder, or procedural:seed=0,views=20,...")
+@click.option(
+    "--scene",
+    metavar="PATH",
+    help="A COLMAP, nerfstudio, instant-ngp or Blender capture, or procedural:seed=0,views=20,...",
+)
 @click.option("--steps", type=int, help="Updates in all (2000).")
 @click.option(
     "--optimizer",
@@ -166,7 +170,7 @@ def leaderboard(overrides: tuple[str, ...], only_report: bool, **flags: Any) -> 
 
 @cli.group()
 def scene() -> None:
-    """Make scenes."""
+    """Make, inspect and convert scenes."""
 
 
 @scene.command(
@@ -196,6 +200,42 @@ def make(out: Path, **values: Any) -> None:
     made = make_scene(ProceduralSpec(**values))
     write_colmap(made.data, out, depth=made.depth, alpha=made.alpha, tracks=made.sparse.tracks)
     click.echo(f"{out}: {len(made.data.cameras)} pictures; try: l2s optimize --scene {out}")
+
+
+@scene.command(
+    epilog="""\b
+Examples:
+  l2s scene info ~/captures/garden
+  l2s scene info procedural:seed=3"""
+)
+@click.argument("path")
+@click.option("--max-size", type=click.IntRange(16), default=512, show_default=True, help="Long side to look at.")
+def info(path: str, max_size: int) -> None:
+    """Show what PATH holds, what is suspicious about it and what to do."""
+    from learn2splat.data.sources import load_scene
+    from learn2splat.survey import report
+
+    click.echo(report(load_scene(path, max_size=max_size)))
+
+
+@scene.command(
+    epilog="""\b
+Examples:
+  l2s scene convert ~/captures/garden/transforms.json garden"""
+)
+@click.argument("path")
+@click.argument("out", type=click.Path(path_type=Path))
+@click.option("--max-size", type=click.IntRange(16), help="Long side of the photos (as they are).")
+def convert(path: str, out: Path, max_size: int | None) -> None:
+    """Write the scene at PATH as a COLMAP text folder OUT, undistorted."""
+    from learn2splat.data.colmap_text_writer import write_colmap_text
+    from learn2splat.data.sources import load_scene
+
+    data = load_scene(path, max_size=max_size or sys.maxsize, test_every=0)
+    write_colmap_text(data, out)
+    for warning in data.warnings:
+        click.echo(f"warning: {warning}", err=True)
+    click.echo(f"{out}: {len(data.cameras)} photos; try: l2s optimize --scene {out}")
 
 
 @cli.command()

@@ -108,4 +108,3 @@ def _scene_name(path: Path) -> str:
     while path.name in ("0", "sparse") and path.parent != path:
         path = path.parent
     return path.name
-

@@ -11,7 +11,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Generic, TypeVar
+from typing import BinaryIO, Generic, TypeVar
 
 import cv2
 import numpy as np
@@ -97,7 +97,7 @@ def photo_size(path: Path) -> tuple[int, int]:
         raise ValueError(_reason(error)) from error
 
 
-def decode_photo(path: Path, background: tuple[float, float, float] = (0.0, 0.0, 0.0)) -> NDArray[np.uint8]:
+def decode_photo(path: Path | BinaryIO, background: tuple[float, float, float] = (0.0, 0.0, 0.0)) -> NDArray[np.uint8]:
     """A photo in full resolution.
 
     Args:

@@ -90,18 +90,16 @@ def _check_announced(path: Path) -> None:
     end = head.find(b"end_header")
     if not head.startswith(b"ply") or end < 0:
         raise ValueError("it has no PLY header")
-    is_text, needed, count, row = False, 0, 0, 0
+    is_text, elements = False, list[list[int]]()  # count and least bytes of one, of each element
     for line in re.split(rb"[\r\n]+", head[:end]):
         word = line.decode("ascii", "replace").split()
         if word[:1] == ["format"]:
             is_text = word[1:2] == ["ascii"]
-        elif word[:1] == ["element"]:
-            needed, count, row = needed + count * row, int(word[2]) if len(word) == 3 else 0, 0
-        elif word[:1] == ["property"] and len(word) > 2:
-            # a number and a blank; a list holds at least its length
-            row += 2 if is_text else 1 if word[1] == "list" else _SIZES.get(word[1], 1)
-        if count < 0 or (count and row == 0 and count > size):
-            raise ValueError(f"it announces {count} elements")
-    needed += count * row
-    if needed > size + 1:  # the last blank may be missing
+        elif word[:1] == ["element"] and len(word) == 3:
+            elements.append([int(word[2]), 0])
+        elif word[:1] == ["property"] and len(word) > 2 and elements:
+            # as text a number and a blank; a list holds at least its length
+            elements[-1][1] += 2 if is_text else 1 if word[1] == "list" else _SIZES.get(word[1], 1)
+    needed = sum(count * max(row, 1) for count, row in elements)
+    if any(count < 0 for count, _ in elements) or needed > size + 1:  # the last blank may be missing
         raise ValueError(f"it announces {needed} bytes and holds {size}: truncated")

@@ -61,7 +61,9 @@ def assemble(
     found = list(warnings)
     uncovered = sorted({photo.camera for photo in posed if not photo.lens.covers_view})
     if uncovered:
-        found.append(f"the undistorted photos of camera {abbreviated(uncovered)} reach beyond them: borders are smeared")
+        found.append(
+            f"the undistorted photos of camera {abbreviated(uncovered)} reach beyond them: borders are smeared"
+        )
     cameras = Cameras(
         torch.from_numpy(np.stack(intrinsics)).float(),
         torch.from_numpy(np.stack([photo.cam_from_world for photo in posed])).float(),

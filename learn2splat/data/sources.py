@@ -11,11 +11,12 @@ from learn2splat.data.posed import abbreviated
 
 def default_sources() -> tuple[SceneSource, ...]:
     """The formats that the package reads, in the order in which they are asked."""
+    from learn2splat.data.chunks import ChunkSource
     from learn2splat.data.colmap import ColmapSource
     from learn2splat.data.procedural.source import ProceduralSource
     from learn2splat.data.transforms import BlenderSource, TransformsSource
 
-    return ProceduralSource(), ColmapSource(), TransformsSource(), BlenderSource()
+    return ProceduralSource(), ColmapSource(), TransformsSource(), BlenderSource(), ChunkSource()
 
 
 def load_scene(
@@ -59,4 +60,3 @@ def _what_is_there(path: Path, sources: Sequence[SceneSource]) -> str:
     if scenes:
         return f"{path} is not a scene, but holds some ({abbreviated(scenes, 6)}): give one of them."
     return f"{path} is not a scene that is known; it holds {abbreviated([child.name for child in children], 6)}."
-

@@ -87,6 +87,7 @@ def read_transforms(path: Path) -> Transforms:
     if not isinstance(frames, list) or not frames:
         raise BadSceneError(f"{path} holds no list 'frames' of photos and poses: it is no capture, or {REMEDY}")
     photos, missing, names, masked = [], [], set(), 0
+    lenses: dict[Lens, Lens] = {}  # equal ones are one, which then works out its undistorted view once
     for index, own in enumerate(frames):
         where = f"{path}, frame {index}"
         if not isinstance(own, dict):
@@ -101,11 +102,10 @@ def read_transforms(path: Path) -> Transforms:
         masked += "mask_path" in own
         frame = _Frame(f"{where} ({name})", own, content)
         pose = _cam_from_world(frame.where, own.get("transform_matrix"))
-        photos.append(PosedPhoto(name, photo, name, _lens(frame, photo), pose))
+        lens = _lens(frame, photo)
+        photos.append(PosedPhoto(name, photo, name, lenses.setdefault(lens, lens), pose))
     points = _points(path, content.get("ply_file_path"))
-    return Transforms(
-        sorted(photos, key=lambda photo: photo.name), missing, _held_out(path, content), points, masked
-    )
+    return Transforms(sorted(photos, key=lambda photo: photo.name), missing, _held_out(path, content), points, masked)
 
 
 def _object(path: Path) -> dict[str, Any]:
