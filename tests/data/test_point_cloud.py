@@ -75,7 +75,7 @@ def test_files_without_points_are_named(tmp_path: Path) -> None:
         from_file(tmp_path / "none.ply")
 
 
-@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_damaged_bytes_do_no_harm(tmp_path: Path, data: st.DataObject) -> None:
     path = write(tmp_path / "a.ply", text=data.draw(st.booleans()))
