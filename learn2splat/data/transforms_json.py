@@ -65,15 +65,20 @@ class _Frame:
     def get(self, key: str) -> Any:
         return self.own.get(key, self.shared.get(key))
 
-    def number(self, key: str, default: float | None = None) -> float | None:
-        """A finite number, or ``default`` when there is none."""
+    def number(self, key: str) -> float | None:
+        """A finite number, or None when there is none."""
         value = self.get(key)
         if value is None:
-            return default
+            return None
         number = _float(value)
         if not math.isfinite(number):
             raise BadSceneError(f"{self.where}: {key} is {_shown(value)}, not a finite number; {REMEDY}")
         return number
+
+    def number_or(self, key: str, default: float) -> float:
+        """A finite number, or ``default`` when there is none."""
+        number = self.number(key)
+        return default if number is None else number
 
 
 def read_transforms(path: Path) -> Transforms:
@@ -183,8 +188,9 @@ def _lens(frame: _Frame, photo: Path) -> Lens:
     focal_x = focal_x or focal_y
     if focal_x is None or focal_y is None:
         raise BadSceneError(f"{frame.where}: neither fl_x nor camera_angle_x gives a focal length; {REMEDY}")
-    center = frame.number("cx", width / 2), frame.number("cy", height / 2)
-    k1, k2, k3, k4, p1, p2 = (frame.number(key, 0.0) for key in ("k1", "k2", "k3", "k4", "p1", "p2"))
+    center = frame.number_or("cx", width / 2), frame.number_or("cy", height / 2)
+    k1, k2, k3, k4, p1, p2 = (frame.number_or(key, 0.0) for key in ("k1", "k2", "k3", "k4", "p1", "p2"))
+    distortion: tuple[float, ...]
     if model == FISHEYE:
         name, distortion = FISHEYE, (k1, k2, k3, k4)
     elif k4:
@@ -193,9 +199,8 @@ def _lens(frame: _Frame, photo: Path) -> Lens:
         name, distortion = "FULL_OPENCV", (k1, k2, p1, p2, k3, 0.0, 0.0, 0.0)
     else:
         name, distortion = "OPENCV", (k1, k2, p1, p2)
-    params = tuple(float(value) for value in (focal_x, focal_y, *center, *distortion) if value is not None)
     try:
-        return Lens(name, width, height, params)
+        return Lens(name, width, height, (focal_x, focal_y, *center, *distortion))
     except ValueError as error:
         raise BadSceneError(f"{frame.where}: {error}; calibrate the camera again or {REMEDY}") from None
 

@@ -69,7 +69,8 @@ def test_spz_holds_the_scene_with_its_axes_turned(degree: int) -> None:
     xyz = torch.from_numpy(raw[4] / 127.5 - 1).float()
     w = (1 - xyz.square().sum(dim=1)).clamp(min=0).sqrt()
     turned_back = torch.cat([w[:, None], xyz * turn], dim=1)
-    assert same_rotation(turned_back, scene.quats) < 2e-3
+    # where w is small, all of the rounding of x, y and z goes into it
+    assert same_rotation(turned_back, scene.quats) < 3**0.5 * 0.51 / 127.5
     # seen from the turned direction, the turned harmonics have the colour of the original ones
     turned = torch.from_numpy((raw[5].reshape(COUNT, -1, 3) - 128) / 128).float()
     directions = torch.nn.functional.normalize(torch.randn(20, 3, generator=torch.Generator().manual_seed(0)), dim=1)
