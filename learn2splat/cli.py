@@ -14,6 +14,7 @@ import click
 
 from learn2splat import __version__
 from learn2splat.errors import UserError
+from learn2splat.scene_commands import scene
 
 EXIT_BUG, EXIT_BAD_INPUT, EXIT_DIVERGED, EXIT_MEMORY, EXIT_CANNOT_WRITE = 1, 2, 3, 4, 5
 HELP = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
@@ -54,7 +55,11 @@ Examples:
   l2s optimize --scene ~/captures/garden --views sparse:3 --steps 500 loss.ssim_weight=0.1
   l2s optimize --out outputs/garden/adam/20260101-120000 --resume"""
 )
-@click.option("--scene", metavar="PATH", help="A COLMAP folder, or procedural:seed=0,views=20,...")
+@click.option(
+    "--scene",
+    metavar="PATH",
+    help="A COLMAP, nerfstudio, instant-ngp or Blender capture, or procedural:seed=0,views=20,...",
+)
 @click.option("--steps", type=int, help="Updates in all (2000).")
 @click.option(
     "--optimizer",
@@ -164,38 +169,7 @@ def leaderboard(overrides: tuple[str, ...], only_report: bool, **flags: Any) -> 
     click.echo(str(page or board.folder))
 
 
-@cli.group()
-def scene() -> None:
-    """Make scenes."""
-
-
-@scene.command(
-    epilog="""\b
-Examples:
-  l2s scene make --seed 3 --out scenes/three
-  l2s scene make --seed 4 --views 40 --width 512 --path walk --out scenes/four"""
-)
-@click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder to write; must not exist.")
-@click.option("--seed", type=int, default=0, show_default=True, help="Which of the unlimited scenes.")
-@click.option("--views", type=int, default=20, show_default=True, help="Number of pictures.")
-@click.option("--width", type=int, default=256, show_default=True, help="Width of the pictures in pixels.")
-@click.option("--height", type=int, help="Height in pixels (three quarters of the width).")
-@click.option(
-    "--path",
-    type=click.Choice(["auto", "ring", "forward", "walk", "nadir"]),
-    default="auto",
-    show_default=True,
-    help="How the camera moves.",
-)
-def make(out: Path, **values: Any) -> None:
-    """Make a procedural scene as a standard COLMAP folder, with depth and alpha beside."""
-    from learn2splat.data.colmap_writer import write_colmap
-    from learn2splat.data.procedural.source import make_scene
-    from learn2splat.data.procedural.spec import ProceduralSpec
-
-    made = make_scene(ProceduralSpec(**values))
-    write_colmap(made.data, out, depth=made.depth, alpha=made.alpha, tracks=made.sparse.tracks)
-    click.echo(f"{out}: {len(made.data.cameras)} pictures; try: l2s optimize --scene {out}")
+cli.add_command(scene)
 
 
 @cli.command()

@@ -44,7 +44,7 @@ class SceneLoss:
         data: photos and cameras.
         renderer: the rasteriser.
         loss: the image loss.
-        background: [3] colour behind the scene; default black.
+        background: [3] colour behind the scene, and behind transparent photos; default black.
         device: where to render.
     """
 
@@ -56,9 +56,11 @@ class SceneLoss:
         background: Tensor | None = None,
         device: torch.device | str = "cpu",
     ) -> None:
-        self.data, self.renderer, self.loss = data, renderer, loss
+        self.renderer, self.loss = renderer, loss
         self.device = torch.device(device)
         self.background = (torch.zeros(3) if background is None else background).to(self.device)
+        red, green, blue = self.background.tolist()
+        self.data = data.over((red, green, blue))
         self.cameras = data.cameras.to(self.device)
 
     def photos(self, views: Sequence[int]) -> Tensor:

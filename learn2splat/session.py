@@ -157,7 +157,7 @@ class Session:
     def run(self, listener: Listener, stop: Callable[[], bool]) -> Result:
         """Run to the end, evaluating on the way and writing files when there is a folder."""
         for view in (*self.train, *self.probe, *self.test):
-            self.data.photos[view]  # one that cannot be decoded is bad input: known before a folder is made
+            self.scene_loss.data.photos[view]  # one that cannot be decoded is bad input: known before a folder is made
         if self.folder is not None:
             (self.folder.write_config if self.resumed else self.folder.create)(self.config)
         try:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from torch import Tensor
 
@@ -43,6 +43,15 @@ class Photos(Protocol):
         ...
 
 
+@runtime_checkable
+class TransparentPhotos(Photos, Protocol):
+    """Photos that may let a background through."""
+
+    def over(self, background: tuple[float, float, float]) -> Photos:
+        """The same photos with ``background``, RGB in 0..1, where they are transparent."""
+        ...
+
+
 @dataclass(frozen=True)
 class SceneData:
     """Posed photos and sparse points: the input of every optimisation.
@@ -73,6 +82,12 @@ class SceneData:
             raise ValueError(
                 f"scene {self.name!r}: {views} cameras, {len(self.photos)} photos, {len(self.image_names)} names"
             )
+
+    def over(self, background: tuple[float, float, float]) -> SceneData:
+        """The same capture with ``background``, RGB in 0..1, where its photos are transparent."""
+        if not isinstance(self.photos, TransparentPhotos):
+            return self
+        return replace(self, photos=self.photos.over(background))
 
 
 class SceneSource(Protocol):

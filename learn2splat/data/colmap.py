@@ -3,20 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import numpy as np
-import torch
-from numpy.typing import NDArray
-
-from learn2splat.cameras import Cameras
 from learn2splat.data.base import BadSceneError, PointCloud, SceneData
 from learn2splat.data.colmap_model import read_model
 from learn2splat.data.colmap_records import RegisteredImage, SparsePoints
-from learn2splat.data.lens import Lens
-from learn2splat.data.photos import LazyPhotos, PhotoFile, fit_photo
+from learn2splat.data.point_cloud import NO_POINTS, usable_points
+from learn2splat.data.posed import PosedPhoto, abbreviated, assemble
 from learn2splat.data.views import train_test_split
 
 MODEL_FOLDERS = ("sparse/0", "sparse", ".")
@@ -47,25 +40,19 @@ class ColmapSource:
         model = read_model(folder)
         warnings = _other_models(folder)
         photo_folder, images = _present(path, model.images, warnings)
-        files, intrinsics = _fit(
-            [(photo_folder / image.name, model.lenses[image.camera_id]) for image in images], max_size
-        )
-        uncovered = sorted({str(image.camera_id) for image in images if not model.lenses[image.camera_id].covers_view})
-        if uncovered:
-            warnings.append(
-                f"the undistorted photos of camera {_abbreviated(uncovered)} reach beyond them: borders are smeared"
+        posed = [
+            PosedPhoto(
+                image.name,
+                photo_folder / image.name,
+                str(image.camera_id),
+                model.lenses[image.camera_id],
+                image.cam_from_world,
             )
-        train, test = train_test_split(len(images), test_every)
-        return SceneData(
-            name=_scene_name(path),
-            cameras=_cameras(images, files, intrinsics),
-            photos=LazyPhotos(files),
-            image_names=tuple(image.name for image in images),
-            points=_points(model.points, warnings),
-            train=train,
-            test=test,
-            warnings=tuple(warnings),
-        )
+            for image in images
+        ]
+        points = _points(model.points, warnings)
+        split = train_test_split(len(posed), test_every)
+        return assemble(_scene_name(path), posed, points, split, max_size, warnings)
 
 
 def _model_folder(path: Path) -> Path | None:
@@ -96,7 +83,7 @@ def _present(path: Path, images: list[RegisteredImage], warnings: list[str]) -> 
             break
     else:
         raise BadSceneError(
-            f"none of the {len(images)} registered photos ({_abbreviated([image.name for image in images])}) was "
+            f"none of the {len(images)} registered photos ({abbreviated([image.name for image in images])}) was "
             f"found; looked in {', '.join(str(folder) for folder in folders)}: put them into {path / 'images'}"
         )
     kept = {image.name for image in there}
@@ -104,67 +91,16 @@ def _present(path: Path, images: list[RegisteredImage], warnings: list[str]) -> 
     if missing:
         warnings.append(
             f"{len(missing)} of {len(images)} registered photos are missing in {folder} and were left out: "
-            f"{_abbreviated(missing)}"
+            f"{abbreviated(missing)}"
         )
     return folder, there
 
 
-def _fit(photos: Sequence[tuple[Path, Lens]], max_size: int) -> tuple[list[PhotoFile], list[NDArray[np.float64]]]:
-    """Look at every photo; all that are bad are named in one error."""
-
-    def attempt(photo: tuple[Path, Lens]) -> tuple[PhotoFile, NDArray[np.float64]] | str:
-        path, lens = photo
-        try:
-            return fit_photo(path, lens, max_size)
-        except ValueError as error:
-            return f"{path} {error}"
-
-    with ThreadPoolExecutor(max_workers=4) as pool:
-        results = list(pool.map(attempt, photos))
-    bad = [result for result in results if isinstance(result, str)]
-    if bad:
-        raise BadSceneError(
-            f"{len(bad)} of {len(photos)} photos cannot be used; restore them, or remove them to go on without: "
-            f"{_abbreviated(bad, separator='; ')}"
-        )
-    fits = [result for result in results if not isinstance(result, str)]
-    return [file for file, _ in fits], [K for _, K in fits]
-
-
-def _cameras(
-    images: Sequence[RegisteredImage], files: Sequence[PhotoFile], intrinsics: Sequence[NDArray[np.float64]]
-) -> Cameras:
-    poses = np.stack([image.cam_from_world for image in images])
-    return Cameras(
-        torch.from_numpy(np.stack(intrinsics)).float(),
-        torch.from_numpy(poses).float(),
-        torch.tensor([file.width for file in files]),
-        torch.tensor([file.height for file in files]),
-    )
-
-
-SUSPICIOUS_DUPLICATES = 0.1
-"""Share of repeated points above which a person is told; real reconstructions repeat up to 5 %."""
-
-
 def _points(points: SparsePoints | None, warnings: list[str]) -> PointCloud | None:
-    """Points that can be used; what was dropped, or that there are none, goes into ``warnings``."""
     if points is None:
-        warnings.append("the model has no points3D file: there is no point cloud to start from")
+        warnings.append(f"the model has no points3D file: {NO_POINTS}")
         return None
-    with np.errstate(over="ignore", invalid="ignore"):
-        positions = points.positions.astype(np.float32) + np.float32(0.0)  # -0 and 0 are one place
-    finite = np.isfinite(positions).all(axis=1).nonzero()[0]
-    _, first = np.unique(positions[finite], axis=0, return_index=True)
-    kept = finite[np.sort(first)]
-    if len(finite) < len(positions):
-        warnings.append(f"{len(positions) - len(finite)} of {len(positions)} points are not finite and were left out")
-    if len(finite) - len(kept) > SUSPICIOUS_DUPLICATES * len(finite):
-        warnings.append(f"{len(finite) - len(kept)} of {len(positions)} points are duplicates and were left out")
-    if not len(kept):
-        warnings.append("the model has no points: there is no point cloud to start from")
-        return None
-    return PointCloud(torch.from_numpy(positions[kept]), torch.from_numpy(points.colors[kept]).float() / 255.0)
+    return usable_points(points.positions, points.colors, warnings)
 
 
 def _scene_name(path: Path) -> str:
@@ -172,8 +108,3 @@ def _scene_name(path: Path) -> str:
     while path.name in ("0", "sparse") and path.parent != path:
         path = path.parent
     return path.name
-
-
-def _abbreviated(names: Sequence[str], limit: int = 5, separator: str = ", ") -> str:
-    more = f" and {len(names) - limit} more" if len(names) > limit else ""
-    return separator.join(names[:limit]) + more

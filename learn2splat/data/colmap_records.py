@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from learn2splat.data.base import BadSceneError
 from learn2splat.data.lens import Lens
+from learn2splat.data.posed import check_name
 
 REMEDY = "copy the file again or export the model anew"
 
@@ -69,8 +70,7 @@ def make_image(
     Raises:
         BadSceneError: the pose is not a finite rigid transform or the name does not stay inside the photo folder.
     """
-    if not name or "\0" in name or PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
-        raise BadSceneError(f"{where}: {name!r} is not a path inside the folder of photos; {REMEDY}")
+    check_name(where, name, REMEDY)
     largest = max(abs(value) for value in quat)
     # a float32 pose must stay finite
     if not all(math.isfinite(value) and abs(value) < 1e30 for value in (*quat, *translation)) or largest < 1e-30:

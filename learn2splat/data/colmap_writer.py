@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import struct
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +13,7 @@ from scipy.spatial.transform import Rotation
 from torch import Tensor
 
 from learn2splat.data.base import SceneData
+from learn2splat.data.folder_writer import distinct_cameras, file_names, whole_folder, write_photos
 
 _PINHOLE = 1
 _OBSERVATION = np.dtype([("xy", "<f8", 2), ("point", "<i8")])
@@ -65,19 +64,12 @@ def write_colmap(
         ValueError: depth, alpha or tracks do not fit the scene.
     """
     folder = Path(folder)
-    if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
-        raise FileExistsError(f"{folder} exists and is not an empty folder: name a new one or remove it first")
     tracks = tracks or no_tracks()
     _check(scene, depth, alpha, tracks)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as holder:
-        partial = Path(holder) / "scene"
-        _write_images(scene, partial)
+    with whole_folder(folder) as partial:
+        write_photos(scene, partial / "images")
         _write_sparse(scene, tracks, partial / "sparse" / "0")
         _write_maps(scene, depth, alpha, partial)
-        if folder.is_dir():
-            folder.rmdir()
-        os.replace(partial, folder)
     return folder
 
 
@@ -90,22 +82,11 @@ def _check(scene: SceneData, depth: Tensor | None, alpha: Tensor | None, tracks:
         raise ValueError(f"tracks name a point or view beyond the scene's {points} points and {views} views")
 
 
-def _file_names(scene: SceneData) -> list[str]:
-    return [name if Path(name).suffix else f"{name}.png" for name in scene.image_names]
-
-
-def _write_images(scene: SceneData, folder: Path) -> None:
-    for view, name in enumerate(_file_names(scene)):
-        path = folder / "images" / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(scene.photos[view].cpu().numpy()).save(path, compress_level=3, quality=95)
-
-
 def _write_maps(scene: SceneData, depth: Tensor | None, alpha: Tensor | None, folder: Path) -> None:
     for kind, stack, suffix in (("depth", depth, ".npy"), ("alpha", alpha, ".png")):
         if stack is None:
             continue
-        for view, name in enumerate(_file_names(scene)):
+        for view, name in enumerate(file_names(scene)):
             path = (folder / kind / name).with_suffix(suffix)
             path.parent.mkdir(parents=True, exist_ok=True)
             values = stack[view].cpu().numpy()
@@ -115,18 +96,9 @@ def _write_maps(scene: SceneData, depth: Tensor | None, alpha: Tensor | None, fo
                 Image.fromarray((values * 255 + 0.5).clip(0, 255).astype(np.uint8)).save(path)
 
 
-def _intrinsics(scene: SceneData) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """Distinct cameras [C, 6] (width, height, fx, fy, cx, cy) and which of them [V] each view uses."""
-    K = scene.cameras.K.cpu().double().numpy()
-    sizes = np.stack([scene.cameras.widths.cpu().numpy(), scene.cameras.heights.cpu().numpy()], 1)
-    rows = np.column_stack([sizes, K[:, 0, 0], K[:, 1, 1], K[:, 0, 2], K[:, 1, 2]])
-    distinct, which = np.unique(rows, axis=0, return_inverse=True)
-    return distinct, which.ravel()
-
-
 def _write_sparse(scene: SceneData, tracks: Tracks, folder: Path) -> None:
     folder.mkdir(parents=True)
-    distinct, which = _intrinsics(scene)
+    distinct, which = distinct_cameras(scene)
     with open(folder / "cameras.bin", "wb") as file:
         file.write(struct.pack("<Q", len(distinct)))
         for index, (width, height, *params) in enumerate(distinct):
@@ -146,7 +118,7 @@ def _write_views(
     bounds = np.searchsorted(tracks.view[order], np.arange(len(poses) + 1))
     with open(path, "wb") as file:
         file.write(struct.pack("<Q", len(poses)))
-        for view, name in enumerate(_file_names(scene)):
+        for view, name in enumerate(file_names(scene)):
             mine = order[bounds[view] : bounds[view + 1]]
             slots[mine] = np.arange(len(mine))
             file.write(struct.pack("<i7di", view + 1, *quaternions[view], *poses[view, :3, 3], int(which[view]) + 1))

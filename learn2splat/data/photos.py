@@ -11,7 +11,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Generic, TypeVar
+from typing import BinaryIO, Generic, TypeVar
 
 import cv2
 import numpy as np
@@ -97,7 +97,7 @@ def photo_size(path: Path) -> tuple[int, int]:
         raise ValueError(_reason(error)) from error
 
 
-def decode_photo(path: Path, background: tuple[float, float, float] = (0.0, 0.0, 0.0)) -> NDArray[np.uint8]:
+def decode_photo(path: Path | BinaryIO, background: tuple[float, float, float] = (0.0, 0.0, 0.0)) -> NDArray[np.uint8]:
     """A photo in full resolution.
 
     Args:
@@ -163,7 +163,7 @@ class LruCache(Generic[Value]):
 
 
 class LazyPhotos:
-    """Photos decoded on first use and kept while they fit into a memory budget. Implements `Photos`.
+    """Photos decoded on first use and kept while they fit into a memory budget. Implements `TransparentPhotos`.
 
     Undistortion happens at up to twice the view's resolution, so that its interpolation does not blur the view;
     photos without distortion see nothing but the area filter.
@@ -200,6 +200,12 @@ class LazyPhotos:
 
     def __len__(self) -> int:
         return len(self.files)
+
+    def over(self, background: tuple[float, float, float]) -> LazyPhotos:
+        """The same photos with ``background`` where they are transparent; see `TransparentPhotos`."""
+        if background == self.background:
+            return self
+        return LazyPhotos(self.files, background=background, cache_bytes=self.cache_bytes)
 
     def __getitem__(self, view: int) -> Tensor:
         """The photo of one view, uint8 [H, W, 3]; shared with the cache, so not to be written to.

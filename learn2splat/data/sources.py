@@ -6,14 +6,17 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from learn2splat.data.base import BadSceneError, SceneData, SceneSource
+from learn2splat.data.posed import abbreviated
 
 
 def default_sources() -> tuple[SceneSource, ...]:
     """The formats that the package reads, in the order in which they are asked."""
+    from learn2splat.data.chunks import ChunkSource
     from learn2splat.data.colmap import ColmapSource
     from learn2splat.data.procedural.source import ProceduralSource
+    from learn2splat.data.transforms import BlenderSource, TransformsSource
 
-    return ProceduralSource(), ColmapSource()
+    return ProceduralSource(), ColmapSource(), TransformsSource(), BlenderSource(), ChunkSource()
 
 
 def load_scene(
@@ -55,10 +58,5 @@ def _what_is_there(path: Path, sources: Sequence[SceneSource]) -> str:
         return f"{path} is an empty folder: give the folder that holds the scene."
     scenes = [child.name for child in children if any(source.recognises(child) for source in sources)]
     if scenes:
-        return f"{path} is not a scene, but holds some ({_abbreviated(scenes)}): give one of them."
-    return f"{path} is not a scene that is known; it holds {_abbreviated([child.name for child in children])}."
-
-
-def _abbreviated(names: list[str], limit: int = 6) -> str:
-    more = f" and {len(names) - limit} more" if len(names) > limit else ""
-    return ", ".join(names[:limit]) + more
+        return f"{path} is not a scene, but holds some ({abbreviated(scenes, 6)}): give one of them."
+    return f"{path} is not a scene that is known; it holds {abbreviated([child.name for child in children], 6)}."

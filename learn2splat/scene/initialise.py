@@ -13,6 +13,7 @@ from torch import Tensor
 
 from learn2splat.cameras import Cameras
 from learn2splat.data.base import PointCloud, SceneData
+from learn2splat.data.point_cloud import read_point_ply, read_vertices, usable_points
 from learn2splat.errors import UserError
 from learn2splat.scene.gaussians import GaussianScene, rgb_to_sh0
 from learn2splat.scene.ply import read_ply
@@ -36,7 +37,7 @@ def initial_scene(
     Args:
         data: the capture.
         train: views that are optimised on; random points are spread over what they see.
-        kind: "sfm", "random", "ply:FILE", or "auto" (sfm when there are points).
+        kind: "sfm", "random", "ply:FILE" (Gaussians or points), or "auto" (sfm when there are points).
         sh_degree: degree of the harmonics to allocate.
         random_count: Gaussians of a random initialisation.
         max_gaussians: a larger scene is thinned at random.
@@ -49,7 +50,7 @@ def initial_scene(
     name, _, file = kind.partition(":")
     has_points = data.points is not None and len(data.points) > 0
     if name == "ply" and file:
-        scene = read_ply(Path(file)).with_sh_degree(sh_degree)
+        scene = from_file(Path(file), sh_degree)
     elif kind == "sfm" and not has_points:
         raise UserError(f"{data.name}: it has no sparse points; use --init random")
     elif kind in ("auto", "sfm") and data.points is not None and has_points:
@@ -62,6 +63,22 @@ def initial_scene(
         keep = torch.randperm(len(scene), generator=generator)[:max_gaussians]
         scene = scene.take(keep.sort().values)
     return scene
+
+
+def from_file(path: Path, sh_degree: int = 3) -> GaussianScene:
+    """The Gaussians of a PLY, or one Gaussian per point of a PLY of plain or coloured points.
+
+    Raises:
+        BadPlyError: the file is bad, or one of Gaussians that lacks some of their properties.
+        BadSceneError: the file is bad.
+        UserError: there is no point that can be used.
+    """
+    if {"f_dc_0", "opacity", "scale_0", "rot_0"} & set(read_vertices(path).dtype.names or ()):
+        return read_ply(path).with_sh_degree(sh_degree)
+    points = usable_points(*read_point_ply(path), [])
+    if points is None:
+        raise UserError(f"{path}: it holds no point with a finite position; use --init random")
+    return from_points(points, sh_degree)
 
 
 def from_points(points: PointCloud, sh_degree: int = 3, opacity: float = INITIAL_OPACITY) -> GaussianScene:

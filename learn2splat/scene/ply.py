@@ -6,8 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from plyfile import PlyData, PlyElement, PlyParseError
+from plyfile import PlyData, PlyElement
 
+from learn2splat.data.base import BadSceneError
+from learn2splat.data.point_cloud import read_vertices
 from learn2splat.errors import UserError
 from learn2splat.files import write_whole
 from learn2splat.scene.gaussians import GaussianScene
@@ -51,12 +53,10 @@ def read_ply(path: Path) -> GaussianScene:
     Raises:
         BadPlyError: no such file, not a PLY, truncated, or not one of Gaussians.
     """
-    if not path.is_file():
-        raise BadPlyError(f"{path}: no such file")
     try:
-        vertices = PlyData.read(str(path), mmap=False)["vertex"].data
-    except (PlyParseError, KeyError, ValueError, EOFError, OverflowError, MemoryError) as error:
-        raise BadPlyError(f"{path}: not a readable PLY with vertices ({error})") from error
+        vertices = read_vertices(path)
+    except BadSceneError as error:
+        raise BadPlyError(str(error)) from error
     present = set(vertices.dtype.names or ())
     required = [*_MEANS, "f_dc_0", "f_dc_1", "f_dc_2", "opacity", *_SCALES, *_QUATS]
     missing = [name for name in required if name not in present]

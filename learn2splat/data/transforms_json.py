@@ -1,0 +1,250 @@
+"""``transforms.json`` as instant-ngp (Müller et al. 2022) and nerfstudio (Tancik et al. 2023) read it.
+
+One JSON object: intrinsics, shared or per frame, and ``frames`` with a photo and a ``transform_matrix`` each, which is
+world-from-camera in OpenGL's frame (+x right, +y up, +z backward). Blender-synthetic captures (Mildenhall et al. 2020)
+are the same with nothing but ``camera_angle_x`` for intrinsics.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from learn2splat.data.base import BadSceneError
+from learn2splat.data.lens import Lens
+from learn2splat.data.photos import photo_size
+from learn2splat.data.posed import PosedPhoto, check_name
+
+REMEDY = "export the file anew"
+SUFFIXES = ("", ".png", ".jpg", ".jpeg", ".JPG", ".PNG")
+"""What is tried after a ``file_path``; Blender captures name photos without their suffix."""
+
+PERSPECTIVE = ("PINHOLE", "SIMPLE_PINHOLE", "SIMPLE_RADIAL", "RADIAL", "OPENCV")
+FISHEYE = "OPENCV_FISHEYE"
+SHEAR = 1e-2
+"""Largest difference of the lengths of the axes of a pose, relative: exporters print few digits."""
+
+OPENCV_FROM_OPENGL = np.diag([1.0, -1.0, -1.0, 1.0])
+
+
+@dataclass(frozen=True)
+class Transforms:
+    """One file.
+
+    Args:
+        photos: those that are there, in order of names.
+        missing: names of those that are not.
+        held_out: names that the file lists as test (else validation) photos; None when it lists none.
+        points: PLY of sparse points in the same world, or None.
+        masked: how many frames have a mask.
+    """
+
+    photos: list[PosedPhoto]
+    missing: list[str]
+    held_out: frozenset[str] | None
+    points: Path | None
+    masked: int
+
+
+@dataclass(frozen=True)
+class _Frame:
+    """A frame with what the file says of all: numbers are looked up in the frame first."""
+
+    where: str
+    own: Mapping[str, Any]
+    shared: Mapping[str, Any]
+
+    def get(self, key: str) -> Any:
+        return self.own.get(key, self.shared.get(key))
+
+    def number(self, key: str) -> float | None:
+        """A finite number, or None when there is none."""
+        value = self.get(key)
+        if value is None:
+            return None
+        number = _float(value)
+        if not math.isfinite(number):
+            raise BadSceneError(f"{self.where}: {key} is {_shown(value)}, not a finite number; {REMEDY}")
+        return number
+
+    def number_or(self, key: str, default: float) -> float:
+        """A finite number, or ``default`` when there is none."""
+        number = self.number(key)
+        return default if number is None else number
+
+
+def read_transforms(path: Path) -> Transforms:
+    """Read a file; photos are relative to its folder.
+
+    Raises:
+        BadSceneError: the file is damaged, contradicts itself or speaks of a lens that is not supported.
+    """
+    content = _object(path)
+    frames = content.get("frames")
+    if not isinstance(frames, list) or not frames:
+        raise BadSceneError(f"{path} holds no list 'frames' of photos and poses: it is no capture, or {REMEDY}")
+    photos, missing, names, masked = [], [], set(), 0
+    lenses: dict[Lens, Lens] = {}  # equal ones are one, which then works out its undistorted view once
+    for index, own in enumerate(frames):
+        where = f"{path}, frame {index}"
+        if not isinstance(own, dict):
+            raise BadSceneError(f"{where}: expected an object, found {_shown(own)}; {REMEDY}")
+        name, photo = _photo(f"{where}: file_path", path.parent, own.get("file_path"))
+        if name in names:
+            raise BadSceneError(f"{where}: the photo {name!r} is there twice; {REMEDY}")
+        names.add(name)
+        if photo is None:
+            missing.append(name)
+            continue
+        masked += "mask_path" in own
+        frame = _Frame(f"{where} ({name})", own, content)
+        pose = _cam_from_world(frame.where, own.get("transform_matrix"))
+        lens = _lens(frame, photo)
+        photos.append(PosedPhoto(name, photo, name, lenses.setdefault(lens, lens), pose))
+    points = _points(path, content.get("ply_file_path"))
+    return Transforms(sorted(photos, key=lambda photo: photo.name), missing, _held_out(path, content), points, masked)
+
+
+def _object(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        raise BadSceneError(f"{path} does not exist: check the spelling") from None
+    except OSError as error:
+        raise BadSceneError(f"{path} cannot be read ({error.strerror or error}): check its permissions") from error
+    except (ValueError, RecursionError) as error:
+        raise BadSceneError(f"{path} is not JSON ({error}); {REMEDY}") from None
+    if not isinstance(content, dict):
+        raise BadSceneError(f"{path} holds no JSON object; {REMEDY}")
+    return content
+
+
+def _photo(where: str, folder: Path, value: Any) -> tuple[str, Path | None]:
+    """Name of a photo, with its suffix, and its file when that is there."""
+    if not isinstance(value, str):
+        raise BadSceneError(f"{where} is {_shown(value)}, not the path of a photo; {REMEDY}")
+    check_name(where, value, f"move the photos into {folder}, or {REMEDY}")
+    name = str(PurePosixPath(value))
+    for suffix in SUFFIXES:
+        if os.path.isfile(folder / f"{name}{suffix}"):
+            return f"{name}{suffix}", folder / f"{name}{suffix}"
+    return name, None
+
+
+def _points(path: Path, value: Any) -> Path | None:
+    if value is None:
+        return None
+    if not isinstance(value, str):
+        raise BadSceneError(f"{path}: ply_file_path is {_shown(value)}, not a path; {REMEDY}")
+    check_name(f"{path}: ply_file_path", value, f"move it into {path.parent}, or {REMEDY}")
+    return path.parent / value
+
+
+def _held_out(path: Path, content: Mapping[str, Any]) -> frozenset[str] | None:
+    """nerfstudio's explicit split."""
+    for key in ("test_filenames", "val_filenames"):
+        listed = content.get(key)
+        if listed is None:
+            continue
+        if not isinstance(listed, list) or not all(isinstance(name, str) for name in listed):
+            raise BadSceneError(f"{path}: {key} is {_shown(listed)}, not a list of paths; {REMEDY}")
+        return frozenset(_photo(f"{path}: {key}", path.parent, name)[0] for name in listed)
+    return None
+
+
+def _cam_from_world(where: str, value: Any) -> NDArray[np.float64]:
+    """[4, 4] OpenCV camera from world, out of OpenGL world-from-camera."""
+    matrix = np.full((4, 4), np.nan)
+    rows = value if isinstance(value, list) else []
+    if len(rows) in (3, 4) and all(isinstance(row, list) and len(row) == 4 for row in rows):
+        matrix[3] = 0.0, 0.0, 0.0, 1.0
+        matrix[: len(rows)] = [[_float(number) for number in row] for row in rows]
+    # a float32 pose must stay finite
+    if not (np.abs(matrix) < 1e30).all() or (matrix[3] != (0.0, 0.0, 0.0, 1.0)).any():
+        raise BadSceneError(f"{where}: transform_matrix is {_shown(value)}, not 4x4 finite numbers; {REMEDY}")
+    left, lengths, right = np.linalg.svd(matrix[:3, :3])
+    rotation = left @ right
+    if not lengths[2] > max((1.0 - SHEAR) * lengths[0], 1e-12) or np.linalg.det(rotation) < 0:
+        raise BadSceneError(f"{where}: the axes of transform_matrix are mirrored or not at right angles; {REMEDY}")
+    result = np.eye(4)
+    result[:3, :3] = rotation.T
+    result[:3, 3] = -rotation.T @ matrix[:3, 3]
+    return np.asarray(OPENCV_FROM_OPENGL @ result)
+
+
+def _lens(frame: _Frame, photo: Path) -> Lens:
+    model = _model(frame)
+    width, height = _size(frame, photo)
+    focal_x = frame.number("fl_x") or _focal(frame, "camera_angle_x", width)
+    focal_y = frame.number("fl_y") or _focal(frame, "camera_angle_y", height) or focal_x
+    focal_x = focal_x or focal_y
+    if focal_x is None or focal_y is None:
+        raise BadSceneError(f"{frame.where}: neither fl_x nor camera_angle_x gives a focal length; {REMEDY}")
+    center = frame.number_or("cx", width / 2), frame.number_or("cy", height / 2)
+    k1, k2, k3, k4, p1, p2 = (frame.number_or(key, 0.0) for key in ("k1", "k2", "k3", "k4", "p1", "p2"))
+    distortion: tuple[float, ...]
+    if model == FISHEYE:
+        name, distortion = FISHEYE, (k1, k2, k3, k4)
+    elif k4:
+        raise BadSceneError(f"{frame.where}: k4 has no agreed meaning in a perspective lens; calibrate without it")
+    elif k3:
+        name, distortion = "FULL_OPENCV", (k1, k2, p1, p2, k3, 0.0, 0.0, 0.0)
+    else:
+        name, distortion = "OPENCV", (k1, k2, p1, p2)
+    try:
+        return Lens(name, width, height, (focal_x, focal_y, *center, *distortion))
+    except ValueError as error:
+        raise BadSceneError(f"{frame.where}: {error}; calibrate the camera again or {REMEDY}") from None
+
+
+def _model(frame: _Frame) -> str:
+    """OPENCV or OPENCV_FISHEYE: which formula the coefficients belong to."""
+    if frame.get("ftheta_p0") is not None or frame.get("latlong"):
+        raise BadSceneError(f"{frame.where}: f-theta and panorama lenses are not supported; convert to OPENCV_FISHEYE")
+    model = frame.get("camera_model") or (FISHEYE if frame.get("is_fisheye") else "OPENCV")
+    if model not in (*PERSPECTIVE, FISHEYE):
+        known = ", ".join((*PERSPECTIVE, FISHEYE))
+        raise BadSceneError(f"{frame.where}: camera_model {_shown(model)} is not supported; convert to one of {known}")
+    return FISHEYE if model == FISHEYE else "OPENCV"
+
+
+def _size(frame: _Frame, photo: Path) -> tuple[int, int]:
+    width, height = frame.number("w"), frame.number("h")
+    if width is not None and height is not None:
+        return round(width), round(height)
+    try:
+        return photo_size(photo)
+    except ValueError as error:
+        raise BadSceneError(f"photo {photo} {error}; restore it, or remove its frame") from error
+
+
+def _focal(frame: _Frame, key: str, side: int) -> float | None:
+    angle = frame.number(key)
+    if angle is None:
+        return None
+    if not 0.0 < angle < math.pi:
+        raise BadSceneError(f"{frame.where}: {key} is {angle}, not an angle between 0 and pi; {REMEDY}")
+    return 0.5 * side / math.tan(0.5 * angle)
+
+
+def _float(value: Any) -> float:
+    """A JSON number; NaN for anything else."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return math.nan
+    try:
+        return float(value)
+    except OverflowError:
+        return math.nan
+
+
+def _shown(value: Any) -> str:
+    text = repr(value) if not isinstance(value, Sequence | Mapping) or isinstance(value, str) else json.dumps(value)
+    return text if len(text) <= 60 else text[:60] + "..."

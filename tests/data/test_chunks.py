@@ -1,0 +1,129 @@
+"""RE10K / DL3DV chunks: cameras and photos arrive; nothing is executed; damage only raises."""
+
+from __future__ import annotations
+
+import io
+import pickle
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from scipy.spatial.transform import Rotation
+
+from learn2splat.data.base import BadSceneError
+from learn2splat.data.sources import load_scene
+
+WIDTH, HEIGHT = 40, 24
+
+
+def encoded(level: int) -> torch.Tensor:
+    buffer = io.BytesIO()
+    Image.new("RGB", (WIDTH, HEIGHT), (level, 2 * level, 0)).save(buffer, "PNG")
+    return torch.from_numpy(np.frombuffer(buffer.getvalue(), np.uint8).copy())
+
+
+def poses(count: int) -> np.ndarray:
+    rng = np.random.default_rng(0)
+    rotation = Rotation.random(count, rng).as_matrix()
+    return np.concatenate([rotation, rng.normal(size=(count, 3, 1))], axis=2)
+
+
+def clip(key: str = "5aca87f95a9412c6", count: int = 3) -> dict[str, Any]:
+    intrinsics = np.tile([0.8, 1.4, 0.5, 0.51, 0, 0], (count, 1))
+    cameras = torch.from_numpy(np.concatenate([intrinsics, poses(count).reshape(count, 12)], axis=1)).float()
+    return {
+        "key": key,
+        "url": "",
+        "timestamps": torch.arange(count),
+        "cameras": cameras,
+        "images": [encoded(10 * i) for i in range(count)],
+    }
+
+
+def write(folder: Path, *clips: Any) -> Path:
+    torch.save(list(clips), folder / "000000.torch")
+    return folder / "000000.torch"
+
+
+def test_a_clip_arrives(tmp_path: Path) -> None:
+    chunk = write(tmp_path, clip("a"), clip("b", 4))
+    scene = load_scene(chunk / "b", test_every=0)
+    assert (scene.name, len(scene.cameras), scene.points) == ("b", 4, None)
+    assert torch.allclose(scene.cameras.cam_from_world[:, :3].double(), torch.from_numpy(poses(4)), atol=1e-6)
+    expected = torch.tensor([[0.8 * WIDTH, 0, 0.5 * WIDTH], [0, 1.4 * HEIGHT, 0.51 * HEIGHT], [0, 0, 1]])
+    assert torch.allclose(scene.cameras.K[2], expected)
+    assert scene.photos[3][0, 0].tolist() == [30, 60, 0]
+    small = load_scene(chunk / "b", max_size=20)
+    assert torch.allclose(small.cameras.K[2], torch.diag(torch.tensor([0.5, 0.5, 1])) @ expected)
+    assert small.photos[0].shape == (12, 20, 3)
+    assert "starts from random points" in scene.warnings[0]
+
+
+def test_one_clip_needs_no_key_and_several_are_named(tmp_path: Path) -> None:
+    assert load_scene(write(tmp_path, clip())).name == clip()["key"]
+    chunk = write(tmp_path, clip("a"), clip("b"))
+    for path in (chunk, chunk / "c"):
+        with pytest.raises(BadSceneError, match=r"2 clips \(a, b\); give .*000000\.torch/KEY"):
+            load_scene(path)
+    with pytest.raises(BadSceneError, match=r"holds some \(000000\.torch\)"):
+        load_scene(tmp_path)
+
+
+FAULTS: dict[str, tuple[Any, str]] = {
+    "no list": (3, "no list of clips"),
+    "no key": ([{"cameras": 1}], "no list of clips"),
+    "no cameras": ([{"key": "a"}], "'cameras' is no tensor"),
+    "columns": ([clip() | {"cameras": torch.zeros(3, 12)}], "V x 18"),
+    "photos": ([clip() | {"images": [encoded(1)]}], "one photo for each of 3"),
+    "floats": ([clip() | {"images": [torch.zeros(9)] * 3}], "view 0: its photo is no tensor of bytes"),
+    "junk": ([clip() | {"images": [torch.zeros(9, dtype=torch.uint8)] * 3}], "view 0: its photo cannot be decoded"),
+    "NaN": ([clip() | {"cameras": torch.full((3, 18), torch.nan)}], "view 0: its camera is not finite"),
+    "zero": ([clip() | {"cameras": torch.zeros(3, 18)}], "no focal length"),
+    "pose": ([clip() | {"cameras": torch.ones(3, 18)}], "no rotation"),
+}
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_faults_are_named(tmp_path: Path, name: str) -> None:
+    content, says = FAULTS[name]
+    torch.save(content, tmp_path / "a.torch")
+    with pytest.raises(BadSceneError, match=says):
+        load_scene(tmp_path / "a.torch")
+
+
+class Trap:
+    """Writes a file when it is unpickled."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (Path.write_text, (self.path, "sprung"))
+
+
+def test_nothing_is_executed(tmp_path: Path) -> None:
+    torch.save([clip() | {"url": Trap(tmp_path / "sprung")}], tmp_path / "a.torch")
+    (tmp_path / "b.torch").write_bytes(pickle.dumps([Trap(tmp_path / "sprung")]))
+    for name in ("a", "b"):
+        with pytest.raises(BadSceneError, match="no chunk of tensors"):
+            load_scene(tmp_path / f"{name}.torch")
+    assert not (tmp_path / "sprung").exists()
+
+
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_damaged_bytes_do_no_harm(tmp_path: Path, data: st.DataObject) -> None:
+    path = write(tmp_path, clip(count=1))
+    content = bytearray(path.read_bytes())
+    for _ in range(data.draw(st.integers(1, 3))):
+        at = data.draw(st.integers(0, len(content)))
+        content[at : at + data.draw(st.integers(0, 8))] = data.draw(st.binary(max_size=8))
+    path.write_bytes(content)
+    with suppress(BadSceneError):
+        assert torch.isfinite(load_scene(path).cameras.K).all()
