@@ -13,6 +13,7 @@ from typing import Any
 import click
 
 from learn2splat import __version__
+from learn2splat.cli_viewing import evaluate, render
 from learn2splat.errors import UserError
 
 EXIT_BUG, EXIT_BAD_INPUT, EXIT_DIVERGED, EXIT_MEMORY, EXIT_CANNOT_WRITE = 1, 2, 3, 4, 5
@@ -162,6 +163,10 @@ def leaderboard(overrides: tuple[str, ...], only_report: bool, **flags: Any) -> 
         click.echo("l2s: interrupted; the same command goes on", err=True)
         sys.exit(128 + interrupts.received)
     click.echo(str(page or board.folder))
+
+
+cli.add_command(evaluate)
+cli.add_command(render)
 
 
 @cli.group()

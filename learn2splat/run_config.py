@@ -96,6 +96,13 @@ def resumed(folder: RunFolder, run: RunConfig) -> DictConfig:
     return saved
 
 
+def overridden(saved: DictConfig, run: RunConfig) -> DictConfig:
+    """The configuration of a run with all that was given to ``run``, in order to look at its scene in another way."""
+    for key in run.given:
+        saved[key] = run.config[key]
+    return saved
+
+
 def _text(key: str, value: str) -> str:
     """A setting as plain text, paths made absolute so that a run can be resumed from anywhere."""
     try:
