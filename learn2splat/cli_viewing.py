@@ -82,7 +82,5 @@ def _opened(what: tuple[str, ...], flags: dict[str, Any]) -> Any:
     if len(targets) > 1:
         raise click.UsageError(f"give one run or scene, not {' and '.join(targets)}")
     overrides = [word for word in what if is_override(word)]
-    overrides += [
-        f"{name}={flags[name]}" for name in ("max_size", "device", "renderer") if flags.get(name) is not None
-    ]
-    return open_viewing(next(iter(targets), None), scene=flags["scene"], ply=flags["ply"], overrides=overrides)
+    settings = {name: value for name, value in flags.items() if name != "ply" and value is not None}
+    return open_viewing(next(iter(targets), None), ply=flags["ply"], settings=settings, overrides=overrides)

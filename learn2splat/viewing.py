@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -46,25 +46,31 @@ class Viewing:
 
 
 def open_viewing(
-    target: str | None = None, *, scene: str | None = None, ply: str | Path | None = None, overrides: Sequence[str] = ()
+    target: str | None = None,
+    *,
+    ply: str | Path | None = None,
+    settings: Mapping[str, Any] | None = None,
+    overrides: Sequence[str] = (),
 ) -> Viewing:
     """What `l2s eval` and `l2s render` are asked to look at.
 
     Args:
         target: the folder of a run, or a scene that `load_scene` understands.
-        scene: a scene instead of the run's.
         ply: Gaussians instead of the run's.
-        overrides: values of ``configs/optimize.yaml`` in Hydra's syntax, over those of the run.
+        settings: values of ``configs/optimize.yaml`` instead of the run's, for example another scene.
+        overrides: more of them, in Hydra's syntax.
 
     Raises:
         UserError: bad input; the message says what to do.
     """
+    settings = dict(settings or {})
     run = None if target is None else RunFolder(Path(target))
     if run is not None and not (run.path / "config.yaml").is_file():
-        run, scene = None, scene or target
+        run = None
+        settings.setdefault("scene", target)
     if run is None and ply is None:
         raise BadConfigError(f"{target or 'no run'}: give the folder of a run, or a scene and --ply FILE")
-    composed = compose_run({} if scene is None else {"scene": scene}, overrides)
+    composed = compose_run(settings, overrides)
     config = composed.config if run is None else overridden(run.read_config(), composed)
     file = Path(ply) if ply is not None else run.ply if run is not None else Path()
     return Viewing(read_ply(file), file, config)

@@ -51,7 +51,7 @@ class Backbone:
 ALEXNET = Backbone(((0,), (3,), (6,), (8,), (10,)), stride=4, pool=3, pooled=(1, 2))
 VGG16 = Backbone(((0, 2), (5, 7), (10, 12, 14), (17, 19, 21), (24, 26, 28)), stride=1, pool=2, pooled=(1, 2, 3, 4))
 MAX_PADDING = 2
-"""Convolutions keep the size of a picture, but for AlexNet's first one, of side 11, which pads with 2 like its second."""
+"""Convolutions keep the size of a picture, but for AlexNet's first one: of side 11, it pads like one of side 5."""
 
 
 class Lpips:

@@ -31,7 +31,8 @@ def curves(metrics: Sequence[Mapping[str, Any]]) -> Markup:
             points = [(row[time], row[name]) for row in metrics if _is_number(row.get(name))]
             axis.plot(*zip(*points, strict=True), marker="o", markersize=3, color=ACCENT)
             axis.set_xlabel(label)
-            axis.set_xscale("symlog", linthresh=linear)
+            if points[-1][0] > linear:
+                axis.set_xscale("symlog", linthresh=linear)
             axis.set_xlim(left=0)
             axis.grid(alpha=0.3)
     for axis, name in zip(axes[0], shown, strict=True):
