@@ -103,7 +103,7 @@ def evaluate(
         with torch.no_grad():
             rendered = scene_loss.renderer.render(scene, cameras, background=scene_loss.background)
         image, target = rendered.image[0].clamp(0, 1), scene_loss.photos([view])[0]
-        scores = {name: metric and metric(image, target) for name, metric in metrics.items()}
+        scores = {name: None if metric is None else metric(image, target) for name, metric in metrics.items()}
         results.append(ViewMetrics(view, scores, image.cpu()))
     return results
 
