@@ -13,6 +13,7 @@ from typing import Any
 import click
 
 from learn2splat import __version__
+from learn2splat.cli_viewing import evaluate, render
 from learn2splat.errors import UserError
 from learn2splat.scene_commands import scene
 
@@ -169,6 +170,8 @@ def leaderboard(overrides: tuple[str, ...], only_report: bool, **flags: Any) -> 
     click.echo(str(page or board.folder))
 
 
+cli.add_command(evaluate)
+cli.add_command(render)
 cli.add_command(scene)
 
 

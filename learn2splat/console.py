@@ -51,7 +51,7 @@ class ConsoleListener(Listener):
             f"[bold]{data.name}[/]: {len(session.train)} training and {len(session.test)} held-out views, "
             f"{len(session.rollout.state.scene):,} Gaussians, {type(session.scene_loss.renderer).__name__}"
         )
-        for warning in data.warnings:
+        for warning in session.capture.warnings:
             self.console.print(f"[yellow]warning:[/] {warning}")
         self.task = self.progress.add_task(
             "",
@@ -83,7 +83,7 @@ class ConsoleListener(Listener):
     def on_metrics(self, row: Mapping[str, Any]) -> None:
         self.progress.update(self.task, psnr=row["psnr"])
         self.progress.console.print(
-            f"step {row['step']:>6}  {row['psnr']:6.2f} dB  SSIM {row['ssim']:.4f}"
+            f"step {row['step']:>6}  {row['psnr']:6.2f} dB  SSIM {row['ssim']:.4f}  FLIP {row['flip']:.4f}"
             f"  {row['seconds']:8.2f} s  {row['gaussians']:>9,} Gaussians  ({row['split']})"
         )
 

@@ -52,6 +52,6 @@ def jpeg(picture: Tensor) -> bytes:
     return stream.getvalue()
 
 
-def data_url(jpeg: bytes) -> str:
-    """A JPEG file as the source of an image in a page."""
-    return "data:image/jpeg;base64," + base64.b64encode(jpeg).decode("ascii")
+def data_url(content: bytes, kind: str = "image/jpeg") -> str:
+    """A file as the source of an image or a film in a page; ``kind`` is its media type."""
+    return f"data:{kind};base64," + base64.b64encode(content).decode("ascii")

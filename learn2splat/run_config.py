@@ -16,9 +16,9 @@ from learn2splat.run_folder import RunFolder
 DEFAULT_OPTIMIZER = "adam"
 DENSIFIED_STEPS = 3000
 """Dense runs of so many steps densify unless they are told."""
-RESUMABLE_CHANGES = {"steps", "time_budget", "out", "eval_at", "checkpoint_seconds", "estimate_from"}
+RESUMABLE_CHANGES = {"steps", "time_budget", "out", "eval_at", "checkpoint_seconds", "estimate_from", "lpips"}
 """Settings that a resumed run may be given anew."""
-TEXT = ("scene", "init", "views", "out", "device", "guard")
+TEXT = ("scene", "init", "views", "out", "device", "guard", "lpips")
 """Settings that are plain text and do not go through Hydra's grammar: paths may hold any character."""
 NAMED = ("optimizer", "densify")
 """Groups of which a setting may name what is no YAML file."""
@@ -96,6 +96,13 @@ def resumed(folder: RunFolder, run: RunConfig) -> DictConfig:
     return saved
 
 
+def overridden(saved: DictConfig, run: RunConfig) -> DictConfig:
+    """The configuration of a run with all that was given to ``run``, in order to look at its scene in another way."""
+    for key in run.given:
+        saved[key] = run.config[key]
+    return saved
+
+
 def _text(key: str, value: str) -> str:
     """A setting as plain text, paths made absolute so that a run can be resumed from anywhere."""
     try:
@@ -105,6 +112,8 @@ def _text(key: str, value: str) -> str:
     if "${" in value:
         raise BadConfigError(f"{key}={value!r}: '${{' cannot be part of a setting; rename the folder or use a link")
     if key == "scene" and Path(value).expanduser().exists():
+        return str(Path(value).expanduser().resolve())
+    if key == "lpips":
         return str(Path(value).expanduser().resolve())
     if key == "init" and value.startswith("ply:"):
         return f"ply:{Path(value.removeprefix('ply:')).expanduser().resolve()}"

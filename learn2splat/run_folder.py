@@ -114,8 +114,7 @@ class RunFolder:
         def write(folder: Path) -> None:
             folder.mkdir()
             for name, picture in zip(names, pictures.values(), strict=True):
-                pixels = (picture.clamp(0, 1) * 255).round().to(torch.uint8).numpy()
-                Image.fromarray(np.ascontiguousarray(pixels)).save(folder / f"{name.replace('/', '_')}.png")
+                write_png(folder / f"{name.replace('/', '_')}.png", picture)
 
         write_whole(self.path / "renders", write)
 
@@ -137,6 +136,12 @@ class RunFolder:
             raise checkpoint.BadCheckpointError(f"{self.checkpoint}: the entry {error} is missing") from error
         except ValueError as error:
             raise checkpoint.BadCheckpointError(f"{self.checkpoint}: {error}") from error
+
+
+def write_png(path: Path, picture: Tensor) -> None:
+    """Write a picture [H, W, 3] in 0..1."""
+    pixels = (picture.clamp(0, 1) * 255).round().to(torch.uint8).numpy()
+    Image.fromarray(np.ascontiguousarray(pixels)).save(path)
 
 
 def json_line(row: Mapping[str, Any]) -> str:

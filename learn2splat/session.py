@@ -14,26 +14,27 @@ from typing import Any
 import torch
 from omegaconf import DictConfig, OmegaConf
 
+from learn2splat.camera_paths import sized, tour
+from learn2splat.capture import Capture
 from learn2splat.config import BadConfigError, build
 from learn2splat.data.base import SceneData
-from learn2splat.data.sources import load_scene
-from learn2splat.data.views import choose_views, probe_views
 from learn2splat.densify.base import MAX_GAUSSIANS, Growth, NoDensifier
 from learn2splat.estimate import MEASURED_STEPS, Estimate, estimate
-from learn2splat.eval.metrics import ViewMetrics, evaluate, means
+from learn2splat.eval.metrics import ViewMetrics, means
 from learn2splat.eval.report import write_report
 from learn2splat.optim.base import SceneOptimizer
-from learn2splat.render.base import BackendMissingError
 from learn2splat.rollout import Rollout
 from learn2splat.rollout_state import Outcome, RolloutState, StepRecord
 from learn2splat.run_folder import RunFolder, machine
 from learn2splat.scene.gaussians import GaussianScene
 from learn2splat.scene.initialise import initial_scene
 from learn2splat.scene.ply import write_ply
-from learn2splat.scene_loss import SceneLoss
+from learn2splat.video import mp4
 
 PROBED_STEPS = 500
 """Runs of fewer steps rarely over-fit: there views that are not optimised on cost more than they save."""
+FILM_PX, FILM_FRAMES, FILM_FPS, FILM_QUALITY = 480, 72, 24, 26
+"""The film of a report: a few seconds, some hundred kB."""
 
 
 @dataclass(frozen=True)
@@ -101,22 +102,10 @@ class Session:
         if config.guard == "auto":  # settled here, so that a resumed run with more steps keeps its views
             config.guard = "on" if config.steps >= PROBED_STEPS else "lean"
         self.config, self.folder, self.resumed = config, folder, resume
-        if data is None:
-            data = load_scene(config.scene, max_size=config.max_size, test_every=config.test_every)
-        self.data = data
-        self.train, self.test = choose_views(data, str(config.views), config.seed)
-        self.probe: list[int] = []
-        if config.guard == "on":
-            self.train, self.probe = probe_views(data.cameras, self.train)
-        device = _device(config.device)
-        renderer = build(config.renderer)
-        if device.type not in renderer.capabilities.devices:
-            raise BackendMissingError(
-                f"the renderer {type(renderer).__name__} runs on {'/'.join(renderer.capabilities.devices)}, "
-                f"not on {device.type}; leave out --renderer or --device"
-            )
-        background = torch.tensor(list(config.background), dtype=torch.float32)
-        self.scene_loss = SceneLoss(data, renderer, build(config.loss), background, device)
+        self.capture = capture = Capture(config, data)
+        self.data = data = capture.data
+        self.train, self.probe, self.test = capture.train, capture.probe, capture.test
+        self.scene_loss, device = capture.loss, capture.device
         optimizer = optimizer or build(config.optimizer)
         if not hasattr(optimizer, "update"):
             raise BadConfigError(
@@ -201,17 +190,15 @@ class Session:
     def _rendered(self, scene: GaussianScene) -> list[ViewMetrics]:
         """The evaluated views of ``scene``; asked twice for the same one, it is rendered once."""
         if self._evaluated is None or self._evaluated[0] is not scene:
-            self._evaluated = (scene, evaluate(scene, self.scene_loss, self.test or self.train))
+            self._evaluated = (scene, self.capture.evaluate(scene))
         return self._evaluated[1]
 
     def _evaluate(self, listener: Listener) -> None:
-        state, split = self.rollout.state, "test" if self.test else "train"
-        psnr, ssim = means(self._rendered(self.rollout.outcome().scene))
+        state = self.rollout.state
         row = {
             "step": state.step,
-            "split": split,
-            "psnr": psnr,
-            "ssim": ssim,
+            "split": self.capture.split,
+            **means(self._rendered(self.rollout.outcome().scene)),
             "loss": state.running_loss,
             "seconds": state.seconds,
             "seconds_render": state.seconds_render,
@@ -229,12 +216,8 @@ class Session:
     def _write(self, folder: RunFolder, outcome: Outcome) -> None:
         folder.save_checkpoint(self.rollout.state, self.rollout.sampler)
         write_ply(outcome.scene, folder.ply)
-        views = self._rendered(outcome.scene)
-        pairs = {
-            str(self.data.image_names[view.view]): (self.scene_loss.photos([view.view])[0].cpu(), view)
-            for view in views
-        }
-        folder.write_pictures({name: torch.cat([photo, view.image], dim=1) for name, (photo, view) in pairs.items()})
+        shown = [self.capture.explained(outcome.scene, view) for view in self._rendered(outcome.scene)]
+        folder.write_pictures({view.name: torch.cat([view.photo, view.metrics.image], dim=1) for view in shown})
         state = self.rollout.state
         summary = {
             "outcome": outcome.kind.value,
@@ -256,10 +239,13 @@ class Session:
                 "base_steps": state.guard.base_steps,
                 "seconds": state.guard.seconds,
             },
-            "warnings": list(self.data.warnings),
+            "warnings": self.capture.warnings,
             "machine": machine(),
         }
-        write_report(folder.report, summary, self.metrics, pairs, OmegaConf.to_yaml(self.config, resolve=True))
+        path = sized(tour(self.data.cameras, FILM_FRAMES), FILM_PX)
+        film = mp4(self.capture.film(outcome.scene, path), fps=FILM_FPS, quality=FILM_QUALITY)
+        config = OmegaConf.to_yaml(self.config, resolve=True)
+        write_report(folder.report, summary, self.metrics, shown, outcome.scene, film, config)
         folder.write_summary(summary)
 
 
@@ -269,11 +255,3 @@ def peak_memory_mb() -> float:
         return torch.cuda.max_memory_allocated() / 2**20
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / (2**20 if sys.platform == "darwin" else 2**10)
-
-
-def _device(name: str) -> torch.device:
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if name == "cuda" and not torch.cuda.is_available():
-        raise BackendMissingError("device=cuda: this torch sees no CUDA device; use --device cpu, or see `l2s doctor`")
-    return torch.device(name)

@@ -64,7 +64,8 @@ def test_a_run_writes_what_the_contract_names(here: Path) -> None:
     assert summary["last"] == rows[-1]
     page = (run / "report.html").read_text()
     assert "<svg" in page
-    assert page.count("data:image/jpeg;base64,") == 3 * summary["views"]["test"]
+    assert page.count("data:video/mp4;base64,") == 1
+    assert page.count("data:image/jpeg;base64,") == 5 * summary["views"]["test"]
     assert "http://" not in page.replace("http://www.w3.org", "").replace("http://purl.org", "").replace(
         "http://creativecommons.org", ""
     )

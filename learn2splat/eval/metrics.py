@@ -1,17 +1,23 @@
-"""Image metrics: PSNR and SSIM, on RGB in 0..1."""
+"""Image metrics on RGB in 0..1: PSNR, SSIM, FLIP, and LPIPS where its weights are."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from learn2splat.eval.lpips import Lpips, NoWeightsError
 from learn2splat.losses import photometric
 from learn2splat.scene.gaussians import GaussianScene
 from learn2splat.scene_loss import SceneLoss
+
+Metric = Callable[[Tensor, Tensor], float]
+"""(rendering, photo), both [H, W, 3] in 0..1 -> number; NaN where it has no meaning."""
 
 
 def psnr(image: Tensor, target: Tensor) -> float:
@@ -25,17 +31,71 @@ def ssim(image: Tensor, target: Tensor) -> float:
     return float(photometric(image[None], target[None], 1.0)[1])
 
 
+def flip(image: Tensor, target: Tensor) -> float:
+    """Mean of `flip_map`, in 0..1; 0 for equal images."""
+    return float(flip_map(image, target).mean(dtype=torch.float64))
+
+
+def flip_map(image: Tensor, target: Tensor) -> Tensor:
+    """FLIP (Andersson et al. 2020): the difference that an eye sees when two pictures alternate.
+
+    Computed by the authors' package at its default of 67 pixels per degree of the visual field.
+
+    Args:
+        image: [H, W, 3] sRGB in 0..1.
+        target: [H, W, 3], the reference.
+
+    Returns:
+        [H, W] float32 in 0..1, on the CPU.
+    """
+    from flip_evaluator import evaluate as evaluate_flip
+
+    pair = [np.ascontiguousarray(picture.float().cpu().numpy()) for picture in (target, image)]
+    return torch.from_numpy(evaluate_flip(*pair, "LDR", applyMagma=False, computeMeanError=False)[0][..., 0])
+
+
+PIXELWISE: Mapping[str, Metric] = {"psnr": psnr, "ssim": ssim}
+"""The quick ones."""
+
+
+def all_metrics(lpips_weights: str | Path | None) -> tuple[dict[str, Metric | None], list[str]]:
+    """Every metric by its name, None for one that cannot be had; and why not, one sentence each.
+
+    Args:
+        lpips_weights: file that `Lpips` reads.
+
+    Raises:
+        BadWeightsError: the file is there, and holds something else.
+    """
+    metrics: dict[str, Metric | None] = {**PIXELWISE, "flip": flip, "lpips": None}
+    try:
+        metrics["lpips"] = Lpips.load(lpips_weights)
+    except NoWeightsError as error:
+        return metrics, [str(error)]
+    return metrics, []
+
+
 @dataclass(frozen=True)
 class ViewMetrics:
-    """Metrics of one view; ``image`` [H, W, 3] is the rendering, clamped to 0..1."""
+    """Metrics of one view.
+
+    Args:
+        view: its index.
+        scores: metric -> value, or None.
+        image: [H, W, 3] the rendering, clamped to 0..1, on the CPU.
+    """
 
     view: int
-    psnr: float
-    ssim: float
+    scores: Mapping[str, float | None]
     image: Tensor
 
 
-def evaluate(scene: GaussianScene, scene_loss: SceneLoss, views: Sequence[int]) -> list[ViewMetrics]:
+def evaluate(
+    scene: GaussianScene,
+    scene_loss: SceneLoss,
+    views: Sequence[int],
+    metrics: Mapping[str, Metric | None] = PIXELWISE,
+) -> list[ViewMetrics]:
     """Render ``views`` one by one, clamp to 0..1 as a viewer would, and compare with the photos."""
     results = []
     for view in views:
@@ -43,10 +103,15 @@ def evaluate(scene: GaussianScene, scene_loss: SceneLoss, views: Sequence[int]) 
         with torch.no_grad():
             rendered = scene_loss.renderer.render(scene, cameras, background=scene_loss.background)
         image, target = rendered.image[0].clamp(0, 1), scene_loss.photos([view])[0]
-        results.append(ViewMetrics(view, psnr(image, target), ssim(image, target), image.cpu()))
+        scores = {name: None if metric is None else metric(image, target) for name, metric in metrics.items()}
+        results.append(ViewMetrics(view, scores, image.cpu()))
     return results
 
 
-def means(views: Sequence[ViewMetrics]) -> tuple[float, float]:
-    """Mean PSNR and SSIM over views."""
-    return sum(view.psnr for view in views) / len(views), sum(view.ssim for view in views) / len(views)
+def means(views: Sequence[ViewMetrics]) -> dict[str, float | None]:
+    """Metric -> mean over views, None where a view has none."""
+    columns = {name: [view.scores[name] for view in views] for name in views[0].scores}
+    return {
+        name: None if None in values else sum(value for value in values if value is not None) / len(views)
+        for name, values in columns.items()
+    }

@@ -193,7 +193,10 @@ def _evaluate_due(run: _Run, start: Start, ended: bool = False) -> None:
         return
     views = evaluate(state.best if run.raised else outcome.scene, start.loss, start.test)
     run.picture = next(view.image for view in views if view.view == start.shown)
-    psnr, ssim = means(views)
+    scores = means(views)
+    psnr, ssim = scores["psnr"], scores["ssim"]
+    assert psnr is not None
+    assert ssim is not None
     for kind, budget in due:
         run.rows.append(
             Row(

@@ -1,27 +1,50 @@
-"""A report of one run: a single HTML file with curves and pictures, readable offline."""
+"""A report of one run: a single HTML file with curves, pictures and a film, readable offline."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from markupsafe import Markup
-from matplotlib.figure import Figure
 from torch import Tensor
 
 from learn2splat.eval.metrics import ViewMetrics
-from learn2splat.page import ACCENT, data_url, jpeg, svg, write_page
+from learn2splat.eval.pictures import ERROR_GAIN, depth_picture, error_picture, flip_picture, shrunk
+from learn2splat.eval.plots import curves, histograms
+from learn2splat.page import data_url, jpeg, write_page
+from learn2splat.scene.gaussians import GaussianScene
 
-ERROR_GAIN = 4.0
-MAX_FIGURES = 24
+PIXELS = 8e6
+"""Of all pictures of a report together: what keeps it at a few MB, however many views there are."""
+MAPS_SHARE = 0.25
+"""Pixels of an error or depth map, relative to the photo's: photo and rendering are compared, the maps looked over."""
+
+
+@dataclass(frozen=True)
+class ReportView:
+    """One evaluated view.
+
+    Args:
+        name: of the photo.
+        photo: [H, W, 3] in 0..1.
+        depth: [H, W] of the rendering, world units; NaN where there is none.
+        metrics: with the rendering.
+    """
+
+    name: str
+    photo: Tensor
+    depth: Tensor
+    metrics: ViewMetrics
 
 
 def write_report(
     path: Path,
     summary: Mapping[str, Any],
     metrics: Sequence[Mapping[str, Any]],
-    views: Mapping[str, tuple[Tensor, ViewMetrics]],
+    views: Sequence[ReportView],
+    scene: GaussianScene,
+    film: bytes,
     config: str,
 ) -> None:
     """Write a self-contained HTML file.
@@ -30,36 +53,38 @@ def write_report(
         path: where to.
         summary: what goes to ``summary.json``.
         metrics: one row per evaluation.
-        views: image name -> (photo [H, W, 3] in 0..1, metrics with the rendering); the first 24 are shown.
+        views: all are shown, the smaller the more there are.
+        scene: whose parameters are counted.
+        film: an MP4 file of it.
         config: the configuration as text.
     """
-    figures = []
-    for name, (photo, view) in list(views.items())[:MAX_FIGURES]:
-        error = ((view.image - photo).abs() * ERROR_GAIN).clamp(0, 1)
-        figures.append(
-            {
-                "name": name,
-                "psnr": view.psnr,
-                "ssim": view.ssim,
-                "photo": data_url(jpeg(photo)),
-                "render": data_url(jpeg(view.image)),
-                "error": data_url(jpeg(error)),
-            }
-        )
-    values = {"summary": summary, "metrics": metrics, "figures": figures, "config": config, "curves": curves(metrics)}
-    write_page(path, "eval/report.html.j2", **values)
+    pixels = PIXELS / max(1, len(views)) / (2 + 3 * MAPS_SHARE)
+    write_page(
+        path,
+        "eval/report.html.j2",
+        summary=summary,
+        metrics=metrics,
+        views=[_shown(view, pixels) for view in views],
+        histograms=histograms(scene),
+        film=data_url(film, "video/mp4"),
+        config=config,
+        curves=curves(metrics),
+        gain=ERROR_GAIN,
+    )
 
 
-def curves(metrics: Sequence[Mapping[str, Any]]) -> Markup:
-    """PSNR and SSIM against steps and seconds, as inline SVG."""
-    figure = Figure(figsize=(11, 3.4), layout="constrained")
-    axes = figure.subplots(1, 3)
-    panels = [("step", "psnr", "PSNR (dB)"), ("seconds", "psnr", "PSNR (dB)"), ("step", "ssim", "SSIM")]
-    for axis, (x, y, label) in zip(axes, panels, strict=True):
-        axis.plot([row[x] for row in metrics], [row[y] for row in metrics], marker="o", markersize=3, color=ACCENT)
-        axis.set_xlabel("optimisation seconds" if x == "seconds" else "steps")
-        axis.set_ylabel(label)
-        axis.set_xscale("symlog", linthresh=10 if x == "step" else 0.1)
-        axis.set_xlim(left=0)
-        axis.grid(alpha=0.3)
-    return svg(figure)
+def _shown(view: ReportView, pixels: float) -> dict[str, Any]:
+    """What the template shows of a view, in pictures of about so many pixels."""
+    image, photo = view.metrics.image, view.photo
+    maps = {
+        "error": error_picture(image, photo),
+        "FLIP": flip_picture(image, photo),
+        "depth": depth_picture(view.depth),
+    }
+    return {
+        "name": view.name,
+        "scores": view.metrics.scores,
+        "photo": data_url(jpeg(shrunk(photo, pixels))),
+        "render": data_url(jpeg(shrunk(image, pixels))),
+        "maps": {name: data_url(jpeg(shrunk(picture, MAPS_SHARE * pixels))) for name, picture in maps.items()},
+    }

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import re
-import shutil
-import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +11,7 @@ from PIL import Image
 
 from learn2splat.cli import main
 from learn2splat.eval.store import RowStore
+from tests.browser import look
 from tests.eval.test_board import SCENES, SMALL, board
 
 
@@ -48,18 +47,8 @@ def test_pictures_of_captures_are_kept_only_on_request(tmp_path: Path) -> None:
         assert len(RowStore(out / "steps.sqlite").pictures(found.tasks[0].key)) == count
 
 
-def browser() -> str:
-    """Path of a browser that can take a picture of a page."""
-    names = ("chromium", "chromium-browser", "google-chrome")
-    found = next((path for path in map(shutil.which, names) if path), None)
-    if found is None:
-        pytest.skip("no browser is installed")
-    return found
-
-
 def test_a_browser_shows_sorts_and_compares(tmp_path: Path) -> None:
     """The scripts run: a click sorts, the select chooses one table, the slider has both of its pictures."""
-    chromium = browser()
     found = board(tmp_path / "out", optimizers="adam,sgd,adam-tuned", scenes=SCENES)
     found.measure()
     page = found.write()
@@ -69,21 +58,14 @@ def test_a_browser_shows_sorts_and_compares(tmp_path: Path) -> None:
     )
     scene_page = sorted((page.parent / "scenes").iterdir())[0]
     (tmp_path / "clicked.html").write_text(clicked)
-    flags = "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking"
-    flags += f" --disable-component-update --disable-sync --user-data-dir={tmp_path}/profile --window-size=1200,900"
-
-    def look(file: Path, picture: str) -> str:
-        command = [chromium, *flags.split(), f"--screenshot={tmp_path / picture}", "--dump-dom", file.as_uri()]
-        return subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout
-
-    dom = look(tmp_path / "clicked.html", "index.png")
+    dom = look(tmp_path / "clicked.html", tmp_path / "index.png")
     body = dom[dom.index('<table class="sortable">') :]
     names = re.findall(r"</i>([\w-]+)</td>", body[: body.index("</table>")])
     assert names == ["adam", "adam-tuned", "sgd"]  # by name; before, the best came first
     shown = re.findall(r'data-budget="([^"]*)"( hidden="")?', dom)
     assert [budget for budget, hidden in shown if not hidden] == ["steps 12.0"]
     assert len(shown) == 3
-    dom = look(scene_page, "scene.png")
+    dom = look(scene_page, tmp_path / "scene.png")
     assert len(re.findall(r'<img alt="(?:left|right)" src="data:image/jpeg', dom)) == 2
     for picture in ("index.png", "scene.png"):
         pixels = np.asarray(Image.open(tmp_path / picture).convert("RGB"))
