@@ -152,6 +152,7 @@ class Session:
         )
         self.metrics = folder.read_metrics(state.step) if folder is not None and resume else []
         self.records: list[StepRecord] = []
+        self.interventions: list[str] = []  # what a person changed while it ran
         self._evaluated: tuple[GaussianScene, list[ViewMetrics]] | None = None
 
     def run(self, listener: Listener, stop: Callable[[], bool]) -> Result:
@@ -256,7 +257,7 @@ class Session:
                 "base_steps": state.guard.base_steps,
                 "seconds": state.guard.seconds,
             },
-            "warnings": list(self.data.warnings),
+            "warnings": [*self.data.warnings, *self.interventions],
             "machine": machine(),
         }
         write_report(folder.report, summary, self.metrics, pairs, OmegaConf.to_yaml(self.config, resolve=True))
