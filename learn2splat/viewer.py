@@ -166,8 +166,8 @@ class Page:
             f"/cameras/{view:05d}",
             fov,
             camera.width / camera.height,
-            scale=0.08 * SHOWN_RADIUS,
-            thickness=0.004 * SHOWN_RADIUS,
+            scale=0.06 * SHOWN_RADIUS,
+            thickness=0.002 * SHOWN_RADIUS,
             color=color,
             image=_small(data.photos[view].numpy()),
             wxyz=wxyz,
@@ -197,7 +197,7 @@ class Page:
 
     def close(self) -> None:
         """Stop serving."""
-        with contextlib.redirect_stdout(io.StringIO()):  # viser tells standard output
+        with _silenced():
             self.server.stop()
 
 
@@ -218,7 +218,13 @@ def _server(host: str, port: int) -> Any:
         socket.create_server((host, 0)).close()  # viser would try all ports of a host that is none
     except OSError as error:
         raise UserError(f"the viewer cannot serve at {host} ({error}); give an address of this machine") from error
-    return viser.ViserServer(host, port, verbose=False)
+    with _silenced():
+        return viser.ViserServer(host, port, verbose=False)
+
+
+def _silenced() -> contextlib.AbstractContextManager[object]:
+    """viser tells standard output where it serves and that it stopped; there may be JSON."""
+    return contextlib.redirect_stdout(io.StringIO())
 
 
 def _small(photo: NDArray[np.uint8]) -> NDArray[np.uint8]:

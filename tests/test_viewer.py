@@ -11,7 +11,8 @@ import sys
 import threading
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -28,14 +29,12 @@ from learn2splat.optim.base import StepContext
 from learn2splat.optim.scaled import ScaledUpdates
 from learn2splat.rollout_state import StepRecord
 from learn2splat.scene.gaussians import GaussianScene
-from learn2splat.session import Listener
+from learn2splat.session import Listener, Session
 from learn2splat.viewer import MAX_STD, SHOWN_RADIUS, Placement, parse_address, splats
 from tests.conftest import random_scene
 
 SCENE = "procedural:seed=3,views=9,width=64"
-NEEDS_VISER = pytest.mark.skipif(
-    __import__("importlib.util").util.find_spec("viser") is None, reason="viser is not installed (the extra 'view')"
-)
+NEEDS_VISER = pytest.mark.skipif(find_spec("viser") is None, reason="viser is not installed (the extra 'view')")
 
 
 def l2s(*arguments: str | Path) -> int:
@@ -44,7 +43,7 @@ def l2s(*arguments: str | Path) -> int:
     return int(ended.value.code or 0)
 
 
-def session(folder: Path | None = None, steps: int = 30, **settings: object) -> object:
+def session(folder: Path | None = None, steps: int = 30, **settings: object) -> Session:
     given = {"scene": SCENE, "steps": steps, "max_gaussians": 300, "sh_degree": 1, "batch_views": 2, **settings}
     return open_session(given | {"out": folder})
 
@@ -129,10 +128,11 @@ class Watched(Listener):
 
 
 @NEEDS_VISER
-def test_a_run_with_viewer_writes_the_same_bytes(here: Path) -> None:
+def test_a_run_with_viewer_writes_the_same_bytes(here: Path, capfd: pytest.CaptureFixture[str]) -> None:
     listener = Watched()
     live = LiveView(free_address(), lambda: False, lambda text: None)
     session(here / "plain").run(Listener(), lambda: False)
+    capfd.readouterr()
     shown: list[str] = []
 
     class Refreshed(Listener):
@@ -144,6 +144,7 @@ def test_a_run_with_viewer_writes_the_same_bytes(here: Path) -> None:
     session(here / "viewed").run(Listeners([listener, live, Refreshed()]), lambda: False)
     assert listener.steps == list(range(1, 31))
     assert "**step 30** of 30" in shown[-1]
+    assert capfd.readouterr().out == "", "standard output belongs to the run"
     assert (here / "plain/point_cloud.ply").read_bytes() == (here / "viewed/point_cloud.ply").read_bytes()
     summary = json.loads((here / "viewed/summary.json").read_text())
     assert summary["warnings"] == json.loads((here / "plain/summary.json").read_text())["warnings"]
@@ -166,7 +167,7 @@ def test_a_held_run_steps_when_told_and_can_be_stopped(here: Path) -> None:
             live.gate.step()
     finally:
         stop.set()
-        thread.join(timeout=20)
+        thread.join(timeout=60)
     assert not thread.is_alive()
     summary = json.loads((here / "run/summary.json").read_text())
     assert summary["outcome"] == "interrupted"
@@ -226,7 +227,7 @@ def viewed_run(here: Path) -> Iterator[str]:
     assert address in process.stderr.readline()
     yield f"http://{address}"
     process.send_signal(signal.SIGINT)
-    assert process.wait(timeout=20) == 0
+    assert process.wait(timeout=120) == 0
 
 
 @NEEDS_VISER
@@ -244,8 +245,8 @@ def test_the_page_shows_splats_and_cameras_in_a_browser(viewed_run: str, chromiu
     assert len(np.unique(pixels[:, :600].reshape(-1, 3), axis=0)) > 2000, "splats and photos, not an empty page"
 
 
-def _until(true: object, seconds: float = 20.0) -> None:
+def _until(true: Callable[[], bool], seconds: float = 60.0) -> None:
     deadline = time.monotonic() + seconds
-    while not true():  # type: ignore[operator]
+    while not true():
         assert time.monotonic() < deadline
         time.sleep(0.01)
