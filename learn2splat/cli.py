@@ -12,6 +12,7 @@ from typing import Any
 import click
 
 from learn2splat import __version__
+from learn2splat.command_photos import from_photos
 from learn2splat.command_view import view, with_viewer
 from learn2splat.errors import UserError
 from learn2splat.interrupts import Interrupts
@@ -195,6 +196,9 @@ def make(out: Path, **values: Any) -> None:
     made = make_scene(ProceduralSpec(**values))
     write_colmap(made.data, out, depth=made.depth, alpha=made.alpha, tracks=made.sparse.tracks)
     click.echo(f"{out}: {len(made.data.cameras)} pictures; try: l2s optimize --scene {out}")
+
+
+scene.add_command(from_photos)
 
 
 @cli.command()
