@@ -33,18 +33,18 @@ def from_photos(photos: Path, out: Path, matching: str, max_size: int, seed: int
     """Find the cameras of a folder of PHOTOS and write the scene OUT (COLMAP, on the CPU)."""
     interrupts = Interrupts()
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
     from learn2splat.data.from_photos import Stopped, scene_from_photos
 
     columns = (TextColumn("{task.description:<8}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=Console(stderr=True), disable=quiet) as bars:
-        tasks: dict[str, int] = {}
+        tasks: dict[str, TaskID] = {}
 
-        def show(stage: str, done: int, total: int) -> None:
+        def show(stage: str, done: int | None, total: int) -> None:
             if stage not in tasks:
-                tasks[stage] = bars.add_task(stage, total=total)
-            bars.update(tasks[stage], completed=done)  # type: ignore[arg-type]
+                tasks[stage] = bars.add_task(stage, total=None)
+            bars.update(tasks[stage], completed=done or 0, total=None if done is None else total)
 
         try:
             found = scene_from_photos(

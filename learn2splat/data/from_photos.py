@@ -7,12 +7,11 @@ from __future__ import annotations
 
 import os
 import shutil
-import sqlite3
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -24,6 +23,7 @@ from learn2splat.data.base import BadSceneError
 from learn2splat.data.photos import photo_size
 
 Value = TypeVar("Value")
+Progress = Callable[[str, int | None, int], object]
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp")
 MATCHINGS = ("auto", "exhaustive", "sequential")
@@ -71,9 +71,9 @@ class Registration:
         shown = ", ".join(self.missing[:4]) + (", ..." if len(self.missing) > 4 else "")
         return (
             f"only {found} of {self.photos} photos have a pose{pieces} (none: {shown}). Neighbouring photos should "
-            "share two thirds of what they show: add photos in between, walk around rather than turn on the spot, leave "
-            "out blurred ones, avoid bare walls and mirrors; --matching exhaustive finds pairs that are far apart in "
-            "the order of names."
+            "share two thirds of what they show: add photos in between, walk around rather than turn on the spot, "
+            "leave out blurred ones, avoid bare walls and mirrors; --matching exhaustive finds pairs that are far apart "
+            "in the order of names."
         )
 
 
@@ -84,7 +84,7 @@ def scene_from_photos(
     matching: str = "auto",
     max_size: int = 1600,
     seed: int = 0,
-    progress: Callable[[str, int, int], object] = lambda stage, done, total: None,
+    progress: Progress = lambda stage, done, total: None,
     stop: Callable[[], bool] = lambda: False,
 ) -> Registration:
     """Make a COLMAP scene, ``images/`` and ``sparse/0/``, from photos; whole or not at all.
@@ -98,7 +98,7 @@ def scene_from_photos(
             `MOST_EXHAUSTIVE` photos).
         max_size: long side in pixels at which features are looked for.
         seed: of COLMAP's random sampling; several threads may differ in the last digits all the same.
-        progress: told (stage, done, total) again and again.
+        progress: told (stage, photos done, photos) again and again; None where COLMAP does not tell.
         stop: asked again and again; True gives up.
 
     Returns:
@@ -164,11 +164,9 @@ def _copy_upright(source: Path, target: Path) -> None:
 
 
 class _Colmap:
-    """The three stages in a folder ``work`` with the photos in ``scene/images``; the model goes to ``scene/sparse/0``."""
+    """The three stages in a folder ``work``: from the photos in ``scene/images`` to the model in ``scene/sparse/0``."""
 
-    def __init__(
-        self, work: Path, names: Sequence[str], progress: Callable[[str, int, int], object], stop: Callable[[], bool]
-    ) -> None:
+    def __init__(self, work: Path, names: Sequence[str], progress: Progress, stop: Callable[[], bool]) -> None:
         self.work, self.names, self.progress, self.stop = work, names, progress, stop
         self.images, self.database = work / "scene" / "images", work / "database.db"
 
@@ -180,10 +178,10 @@ class _Colmap:
             self._extract(pycolmap, max_size)
             self._match(pycolmap, matching)
             models = self._map(pycolmap, seed)
-        if not models:
+        model = max(models.values(), key=lambda model: model.num_reg_images(), default=None)
+        if model is None or model.num_reg_images() < LEAST_PHOTOS:
             nothing = Registration(len(self.names), tuple(self.names), 0, 0.0, 0)
-            raise BadSceneError(f"no two photos fit together: {nothing.advice}")
-        model = max(models.values(), key=lambda model: model.num_reg_images())
+            raise BadSceneError(f"the photos do not fit together: {nothing.advice}")
         sparse = self.work / "scene" / "sparse" / "0"
         sparse.mkdir(parents=True)
         model.write(sparse)
@@ -201,8 +199,6 @@ class _Colmap:
                 self.database, self.images, extraction_options=options, device=pycolmap.Device.cpu,
                 cancellation_token=token,
             ),
-            lambda: self._rows("keypoints"),
-            len(self.names),
         )  # fmt: skip
 
     def _match(self, pycolmap: Any, matching: str) -> None:
@@ -211,18 +207,12 @@ class _Colmap:
         count = len(self.names)
         settings = {"matching_options": options, "device": pycolmap.Device.cpu}
         if matching == "exhaustive" or (matching == "auto" and count <= MOST_EXHAUSTIVE):
-            match, pairs = pycolmap.match_exhaustive, count * (count - 1) // 2
+            match = pycolmap.match_exhaustive
         else:
             pairing = pycolmap.SequentialPairingOptions()
             pairing.overlap, pairing.quadratic_overlap = OVERLAP, True
             match, settings["pairing_options"] = pycolmap.match_sequential, pairing
-            pairs = sum(len(_later(OVERLAP, count - 1 - photo)) for photo in range(count))
-        self._watch(
-            "matches",
-            lambda token: match(self.database, cancellation_token=token, **settings),
-            lambda: self._rows("two_view_geometries"),
-            pairs,
-        )
+        self._watch("matches", lambda token: match(self.database, cancellation_token=token, **settings))
 
     def _map(self, pycolmap: Any, seed: int) -> dict[int, Any]:
         options = pycolmap.IncrementalPipelineOptions()
@@ -240,11 +230,10 @@ class _Colmap:
                 self.database, self.images, models, options, initial_image_pair_callback=lambda: count(2),
                 next_image_callback=lambda: count(1), cancellation_token=token,
             ),
-            lambda: placed[0],
-            len(self.names),
+            lambda: min(placed[0], len(self.names)),
         )  # fmt: skip
 
-    def _watch(self, stage: str, work: Callable[[Any], Value], done: Callable[[], int], total: int) -> Value:
+    def _watch(self, stage: str, work: Callable[[Any], Value], done: Callable[[], int | None] = lambda: None) -> Value:
         """What ``work`` returns; meanwhile the progress is told, and a stop is passed on."""
         import pycolmap
 
@@ -252,27 +241,15 @@ class _Colmap:
         with ThreadPoolExecutor(1) as pool:
             future = pool.submit(work, token)
             while not future.done():
-                self.progress(stage, min(done(), total), total)
+                self.progress(stage, done(), len(self.names))
                 if self.stop():
                     token.cancel()
                 time.sleep(POLL_SECONDS)
         if self.stop():
             raise Stopped
-        self.progress(stage, total, total)
-        return future.result()
-
-    def _rows(self, table: str) -> int:
-        try:
-            with closing(sqlite3.connect(f"file:{self.database}?mode=ro", uri=True, timeout=0)) as connection:
-                return int(connection.execute(f"SELECT COUNT(*) FROM {table}").fetchone()[0])
-        except sqlite3.Error:  # not there yet, or being written to
-            return 0
-
-
-def _later(overlap: int, available: int) -> set[int]:
-    """Distances within ``available`` at which sequential matching looks for a partner."""
-    near = {*range(1, overlap + 1), *(2**power for power in range(overlap))}
-    return {distance for distance in near if distance <= available}
+        result = future.result()
+        self.progress(stage, len(self.names), len(self.names))
+        return result
 
 
 @contextmanager
