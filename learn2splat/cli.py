@@ -62,6 +62,7 @@ Examples:
 @click.option("--test-every", type=int, help="Hold out every n-th photo; 0 none (8).")
 @click.option("--eval-at", metavar="LIST", help="Steps at which to evaluate, e.g. 0,100,1000.")
 @click.option("--time-budget", type=float, metavar="SECONDS", help="Stop after this much optimisation time.")
+@click.option("--max-memory", type=int, metavar="MIB", help="Most memory to hold (what the machine has free).")
 @click.option("--seed", type=int, help="Of all randomness (0).")
 @click.option("--out", type=click.Path(path_type=Path), help="Folder to write (outputs/SCENE/OPTIMIZER/TIME).")
 @click.option("--resume", is_flag=True, help="Go on with the run in --out, or the newest unfinished one.")
@@ -234,13 +235,14 @@ def run(command: Callable[[], object]) -> int:
 
 
 def _explain(error: Exception) -> int:
+    from learn2splat.memory import REMEDY, MemoryLimitError
     from learn2splat.render.base import BackendMissingError
     from learn2splat.rollout import is_out_of_memory
 
     if isinstance(error, BackendMissingError):
         code = EXIT_CANNOT_WRITE
     elif is_out_of_memory(error):
-        click.echo("l2s: out of memory: lower --max-size, --batch-views or --max-gaussians", err=True)
+        click.echo(f"l2s: out of memory: {error if isinstance(error, MemoryLimitError) else REMEDY}", err=True)
         return EXIT_MEMORY
     elif isinstance(error, UserError | FileExistsError):
         code = EXIT_BAD_INPUT

@@ -6,7 +6,7 @@ import json
 import math
 import platform
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -106,14 +106,14 @@ class RunFolder:
             return False
         return bool(outcome != OutcomeKind.INTERRUPTED.value)
 
-    def write_pictures(self, pictures: Mapping[str, Tensor]) -> None:
+    def write_pictures(self, names: Sequence[str], pictures: Iterable[Tensor]) -> None:
         """Write ``renders/NAME.png`` for each [H, W, 3] picture in 0..1; NAME loses its ending where that is unique."""
-        stems = [str(Path(name).with_suffix("")) for name in pictures]
-        names = stems if len(set(stems)) == len(stems) else list(pictures)
+        stems = [str(Path(name).with_suffix("")) for name in names]
+        names = stems if len(set(stems)) == len(stems) else names
 
         def write(folder: Path) -> None:
             folder.mkdir()
-            for name, picture in zip(names, pictures.values(), strict=True):
+            for name, picture in zip(names, pictures, strict=True):
                 pixels = (picture.clamp(0, 1) * 255).round().to(torch.uint8).numpy()
                 Image.fromarray(np.ascontiguousarray(pixels)).save(folder / f"{name.replace('/', '_')}.png")
 

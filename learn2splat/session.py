@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import math
-import resource
-import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,9 +17,10 @@ from learn2splat.data.base import SceneData
 from learn2splat.data.sources import load_scene
 from learn2splat.data.views import choose_views, probe_views
 from learn2splat.densify.base import MAX_GAUSSIANS, Growth, NoDensifier
-from learn2splat.estimate import MEASURED_STEPS, Estimate, estimate
-from learn2splat.eval.metrics import ViewMetrics, evaluate, means
-from learn2splat.eval.report import write_report
+from learn2splat.estimate import MEASURED_STEPS, Estimate, estimate, step_bytes
+from learn2splat.eval.metrics import evaluate_each, mean_scores
+from learn2splat.eval.report import MAX_FIGURES, figure, write_report
+from learn2splat.memory import MemoryLimit, machine_memory_mb, peak_memory_mb
 from learn2splat.optim.base import SceneOptimizer
 from learn2splat.render.base import BackendMissingError
 from learn2splat.rollout import Rollout
@@ -153,28 +152,30 @@ class Session:
         self.metrics = folder.read_metrics(state.step) if folder is not None and resume else []
         self.records: list[StepRecord] = []
         self.interventions: list[str] = []  # what a person changed while it ran
-        self._evaluated: tuple[GaussianScene, list[ViewMetrics]] | None = None
+        self._evaluated: tuple[GaussianScene, tuple[float, float]] | None = None
 
     def run(self, listener: Listener, stop: Callable[[], bool]) -> Result:
         """Run to the end, evaluating on the way and writing files when there is a folder."""
         for view in (*self.train, *self.probe, *self.test):
             self.data.photos[view]  # one that cannot be decoded is bad input: known before a folder is made
+        self.memory = MemoryLimit(self.config.max_memory or machine_memory_mb(), stop)
+        self.memory.require(step_bytes(self.rollout.state) / 2**20)
         if self.folder is not None:
             (self.folder.write_config if self.resumed else self.folder.create)(self.config)
         try:
-            return self._run(listener, stop)
+            return self._run(listener)
         except BaseException:
             listener.on_abort()
             raise
 
-    def _run(self, listener: Listener, stop: Callable[[], bool]) -> Result:
+    def _run(self, listener: Listener) -> Result:
         listener.on_start(self)
         last_saved = time.monotonic()
         evaluate_at = set(self.config.eval_at)
         if self.rollout.state.step == 0 and 0 in evaluate_at and not self.metrics:
             self._evaluate(listener)
         budget = math.inf if self.config.time_budget is None else float(self.config.time_budget)
-        for record in self.rollout.run(self.config.steps, time_budget=budget, stop=stop):
+        for record in self.rollout.run(self.config.steps, time_budget=budget, stop=self.memory):
             self.records.append(record)
             listener.on_step(record)
             if len(self.records) == MEASURED_STEPS and self.config.steps >= self.config.estimate_from:
@@ -199,15 +200,16 @@ class Session:
         most = len(state.scene) if isinstance(growth.densifier, NoDensifier) else growth.max_gaussians
         return estimate(state, self.records, self.config.steps, most, peak_memory_mb())
 
-    def _rendered(self, scene: GaussianScene) -> list[ViewMetrics]:
-        """The evaluated views of ``scene``; asked twice for the same one, it is rendered once."""
+    def _scores(self, scene: GaussianScene) -> tuple[float, float]:
+        """Mean PSNR and SSIM of ``scene``; asked twice for the same one, it is rendered once."""
         if self._evaluated is None or self._evaluated[0] is not scene:
-            self._evaluated = (scene, evaluate(scene, self.scene_loss, self.test or self.train))
+            views = evaluate_each(scene, self.scene_loss, self.test or self.train)
+            self._evaluated = (scene, mean_scores((view.psnr, view.ssim) for view in views))
         return self._evaluated[1]
 
     def _evaluate(self, listener: Listener) -> None:
         state, split = self.rollout.state, "test" if self.test else "train"
-        psnr, ssim = means(self._rendered(self.rollout.outcome().scene))
+        psnr, ssim = self._scores(self.rollout.outcome().scene)
         row = {
             "step": state.step,
             "split": split,
@@ -230,12 +232,7 @@ class Session:
     def _write(self, folder: RunFolder, outcome: Outcome) -> None:
         folder.save_checkpoint(self.rollout.state, self.rollout.sampler)
         write_ply(outcome.scene, folder.ply)
-        views = self._rendered(outcome.scene)
-        pairs = {
-            str(self.data.image_names[view.view]): (self.scene_loss.photos([view.view])[0].cpu(), view)
-            for view in views
-        }
-        folder.write_pictures({name: torch.cat([photo, view.image], dim=1) for name, (photo, view) in pairs.items()})
+        figures = self._write_pictures(folder, outcome.scene)
         state = self.rollout.state
         summary = {
             "outcome": outcome.kind.value,
@@ -247,6 +244,8 @@ class Session:
             "gaussians": len(outcome.scene),
             "last": self.metrics[-1],
             "best": max(self.metrics, key=lambda row: row["psnr"]),
+            "peak_memory_mb": peak_memory_mb(),
+            "max_memory_mb": self.memory.limit_mb,
             "seconds": state.seconds,
             "seconds_render": state.seconds_render,
             "seconds_update": state.seconds_update,
@@ -260,16 +259,23 @@ class Session:
             "warnings": [*self.data.warnings, *self.interventions],
             "machine": machine(),
         }
-        write_report(folder.report, summary, self.metrics, pairs, OmegaConf.to_yaml(self.config, resolve=True))
+        write_report(folder.report, summary, self.metrics, figures, OmegaConf.to_yaml(self.config, resolve=True))
         folder.write_summary(summary)
 
+    def _write_pictures(self, folder: RunFolder, scene: GaussianScene) -> list[dict[str, Any]]:
+        """Write photo and rendering of each evaluated view, one at a time; the figures of the report."""
+        views, figures = self.test or self.train, list[dict[str, Any]]()
+        names = [str(self.data.image_names[view]) for view in views]
 
-def peak_memory_mb() -> float:
-    """Peak resident memory of this process, or peak allocated CUDA memory, in MiB."""
-    if torch.cuda.is_available() and torch.cuda.max_memory_allocated():
-        return torch.cuda.max_memory_allocated() / 2**20
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / (2**20 if sys.platform == "darwin" else 2**10)
+        def pictures() -> Iterator[torch.Tensor]:
+            for name, view in zip(names, evaluate_each(scene, self.scene_loss, views), strict=True):
+                photo = self.scene_loss.photos([view.view])[0].cpu()
+                if len(figures) < MAX_FIGURES:
+                    figures.append(figure(name, photo, view))
+                yield torch.cat([photo, view.image], dim=1)
+
+        folder.write_pictures(names, pictures())
+        return figures
 
 
 def _device(name: str) -> torch.device:

@@ -176,7 +176,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         work = given.keep or Path(temporary)
         shares = [given.kills // len(names) + (i < given.kills % len(names)) for i in range(len(names))]
-        problems = [text for name, kills in zip(names, shares) for text in campaign(name, kills, given.seed, work)]
+        problems = []
+        for name, kills in zip(names, shares, strict=True):
+            problems += campaign(name, kills, given.seed, work)
     print("\n".join(problems) or f"{given.kills} kills, nothing differs")
     sys.exit(bool(problems))
 

@@ -72,7 +72,7 @@ class Registration:
         return (
             f"only {found} of {self.photos} photos have a pose{pieces} (none: {shown}). Neighbouring photos should "
             "share two thirds of what they show: add photos in between, walk around rather than turn on the spot, "
-            "leave out blurred ones, avoid bare walls and mirrors; --matching exhaustive finds pairs that are far apart "
+            "leave out blurred ones, avoid bare walls and mirrors; --matching exhaustive finds pairs far apart "
             "in the order of names."
         )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -35,18 +35,27 @@ class ViewMetrics:
     image: Tensor
 
 
-def evaluate(scene: GaussianScene, scene_loss: SceneLoss, views: Sequence[int]) -> list[ViewMetrics]:
+def evaluate_each(scene: GaussianScene, scene_loss: SceneLoss, views: Sequence[int]) -> Iterator[ViewMetrics]:
     """Render ``views`` one by one, clamp to 0..1 as a viewer would, and compare with the photos."""
-    results = []
     for view in views:
         cameras = scene_loss.cameras.take([view])
         with torch.no_grad():
             rendered = scene_loss.renderer.render(scene, cameras, background=scene_loss.background)
         image, target = rendered.image[0].clamp(0, 1), scene_loss.photos([view])[0]
-        results.append(ViewMetrics(view, psnr(image, target), ssim(image, target), image.cpu()))
-    return results
+        yield ViewMetrics(view, psnr(image, target), ssim(image, target), image.cpu())
+
+
+def evaluate(scene: GaussianScene, scene_loss: SceneLoss, views: Sequence[int]) -> list[ViewMetrics]:
+    """`evaluate_each` with all pictures at once."""
+    return list(evaluate_each(scene, scene_loss, views))
 
 
 def means(views: Sequence[ViewMetrics]) -> tuple[float, float]:
     """Mean PSNR and SSIM over views."""
-    return sum(view.psnr for view in views) / len(views), sum(view.ssim for view in views) / len(views)
+    return mean_scores((view.psnr, view.ssim) for view in views)
+
+
+def mean_scores(scores: Iterable[tuple[float, float]]) -> tuple[float, float]:
+    """Mean of pairs (PSNR, SSIM)."""
+    all_psnr, all_ssim = zip(*scores, strict=True)
+    return sum(all_psnr) / len(all_psnr), sum(all_ssim) / len(all_ssim)

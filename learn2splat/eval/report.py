@@ -15,13 +15,14 @@ from learn2splat.page import ACCENT, data_url, jpeg, svg, write_page
 
 ERROR_GAIN = 4.0
 MAX_FIGURES = 24
+"""Views that a report shows at most."""
 
 
 def write_report(
     path: Path,
     summary: Mapping[str, Any],
     metrics: Sequence[Mapping[str, Any]],
-    views: Mapping[str, tuple[Tensor, ViewMetrics]],
+    figures: Sequence[Mapping[str, Any]],
     config: str,
 ) -> None:
     """Write a self-contained HTML file.
@@ -30,24 +31,25 @@ def write_report(
         path: where to.
         summary: what goes to ``summary.json``.
         metrics: one row per evaluation.
-        views: image name -> (photo [H, W, 3] in 0..1, metrics with the rendering); the first 24 are shown.
+        figures: of `figure`.
         config: the configuration as text.
     """
-    figures = []
-    for name, (photo, view) in list(views.items())[:MAX_FIGURES]:
-        error = ((view.image - photo).abs() * ERROR_GAIN).clamp(0, 1)
-        figures.append(
-            {
-                "name": name,
-                "psnr": view.psnr,
-                "ssim": view.ssim,
-                "photo": data_url(jpeg(photo)),
-                "render": data_url(jpeg(view.image)),
-                "error": data_url(jpeg(error)),
-            }
-        )
     values = {"summary": summary, "metrics": metrics, "figures": figures, "config": config, "curves": curves(metrics)}
     write_page(path, "eval/report.html.j2", **values)
+
+
+def figure(name: str, photo: Tensor, view: ViewMetrics) -> dict[str, Any]:
+    """What the report shows of a view; pictures as JPEG.
+
+    Args:
+        name: of the photo.
+        photo: [H, W, 3] in 0..1.
+        view: with the rendering.
+    """
+    error = ((view.image - photo).abs() * ERROR_GAIN).clamp(0, 1)
+    pictures = {"photo": photo, "render": view.image, "error": error}
+    shown = {kind: data_url(jpeg(picture)) for kind, picture in pictures.items()}
+    return {"name": name, "psnr": view.psnr, "ssim": view.ssim, **shown}
 
 
 def curves(metrics: Sequence[Mapping[str, Any]]) -> Markup:
