@@ -13,7 +13,7 @@ from learn2splat.config import build
 from learn2splat.data.base import SceneData
 from learn2splat.data.sources import load_scene
 from learn2splat.data.views import choose_views, probe_views
-from learn2splat.eval.metrics import ViewMetrics, all_metrics, evaluate
+from learn2splat.eval.metrics import Scores, ViewMetrics, all_metrics, evaluate
 from learn2splat.eval.report import ReportView
 from learn2splat.render.base import BackendMissingError, Renderer
 from learn2splat.scene.gaussians import GaussianScene
@@ -51,18 +51,19 @@ class Capture:
         """Which views are evaluated."""
         return "test" if self.test else "train"
 
-    def evaluate(self, scene: GaussianScene) -> list[ViewMetrics]:
+    def evaluate(self, scene: GaussianScene) -> Iterator[ViewMetrics]:
         """Every metric on the held-out views, or on those optimised on when none are held out."""
         return evaluate(scene, self.loss, self.test or self.train, self.metrics)
 
-    def explained(self, scene: GaussianScene, view: ViewMetrics) -> ReportView:
-        """An evaluated view of ``scene`` with its photo and its expected depth."""
+    def explained(self, scene: GaussianScene, view: int, scores: Scores) -> ReportView:
+        """An evaluated view of ``scene`` with its photo, rendering and expected depth."""
+        cameras, background = self.loss.cameras.take([view]), self.loss.background
         with torch.no_grad():
-            found = self.renderer.render(scene, self.loss.cameras.take([view.view]), depth=True)
+            found = self.renderer.render(scene, cameras, background=background, depth=True)
         assert found.depth is not None
         depth = torch.where(found.alpha > 0.5, found.depth / found.alpha, torch.nan)[0].cpu()
-        photo = self.loss.photos([view.view])[0].cpu()
-        return ReportView(self.name(view.view), photo, depth, view)
+        photo = self.loss.photos([view])[0].cpu()
+        return ReportView(self.name(view), photo, found.image[0].clamp(0, 1).cpu(), depth, scores)
 
     def film(self, scene: GaussianScene, path: Cameras) -> Iterator[Tensor]:
         """Pictures [H, W, 3] in 0..1 of ``scene`` along a path, on the CPU."""

@@ -7,35 +7,18 @@ import sys
 import traceback
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import click
 
 from learn2splat import __version__
-from learn2splat.cli_viewing import evaluate, render
+from learn2splat.commands.look import evaluate, render, view, with_viewer
+from learn2splat.commands.scenes import scene
 from learn2splat.errors import UserError
-from learn2splat.scene_commands import scene
+from learn2splat.interrupts import Interrupts
 
 EXIT_BUG, EXIT_BAD_INPUT, EXIT_DIVERGED, EXIT_MEMORY, EXIT_CANNOT_WRITE = 1, 2, 3, 4, 5
 HELP = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
-
-
-class Interrupts:
-    """Turns SIGINT and SIGTERM into a request to stop; a second SIGINT after a first one stops at once."""
-
-    def __init__(self) -> None:
-        self.received: int | None = None
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, self._receive)
-
-    def _receive(self, number: int, frame: FrameType | None) -> None:
-        if self.received == number == signal.SIGINT:
-            raise KeyboardInterrupt
-        self.received = self.received or number
-
-    def __call__(self) -> bool:
-        return self.received is not None
 
 
 @click.group(context_settings=HELP)
@@ -83,13 +66,24 @@ Examples:
 @click.option("--test-every", type=int, help="Hold out every n-th photo; 0 none (8).")
 @click.option("--eval-at", metavar="LIST", help="Steps at which to evaluate, e.g. 0,100,1000.")
 @click.option("--time-budget", type=float, metavar="SECONDS", help="Stop after this much optimisation time.")
+@click.option("--max-memory", type=int, metavar="MIB", help="Most memory to hold (what the machine has free).")
 @click.option("--seed", type=int, help="Of all randomness (0).")
 @click.option("--out", type=click.Path(path_type=Path), help="Folder to write (outputs/SCENE/OPTIMIZER/TIME).")
 @click.option("--resume", is_flag=True, help="Go on with the run in --out, or the newest unfinished one.")
+@click.option("--view", "show", is_flag=True, help="Show the run in the browser while it goes on (needs viser).")
+@click.option("--view-at", metavar="HOST:PORT", help="Where the browser finds it (127.0.0.1:8080); implies --view.")
 @click.option("--quiet", is_flag=True, help="Print errors only.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object per evaluation, and one for the end.")
 @click.argument("overrides", nargs=-1, metavar="[GROUP.KEY=VALUE]...")
-def optimize(overrides: tuple[str, ...], resume: bool, quiet: bool, as_json: bool, **flags: Any) -> None:
+def optimize(
+    overrides: tuple[str, ...],
+    resume: bool,
+    quiet: bool,
+    as_json: bool,
+    show: bool,
+    view_at: str | None,
+    **flags: Any,
+) -> None:
     """Optimise a scene and write a PLY, metrics, pictures and a report."""
     if quiet and as_json:
         raise click.UsageError("--quiet and --json exclude each other")
@@ -103,6 +97,8 @@ def optimize(overrides: tuple[str, ...], resume: bool, quiet: bool, as_json: boo
             raise click.UsageError(f"{override!r} is neither an option nor GROUP.KEY=VALUE")
     session = open_session(_settings(flags), overrides, resume=resume)
     listener: Listener = JsonListener() if as_json else Listener() if quiet else ConsoleListener()
+    if show or view_at:
+        listener = with_viewer(listener, view_at, interrupts)
     result = session.run(listener, interrupts)
     if result.outcome.message:
         click.echo(f"l2s: {result.outcome.message}", err=True)
@@ -172,6 +168,7 @@ def leaderboard(overrides: tuple[str, ...], only_report: bool, **flags: Any) -> 
 
 cli.add_command(evaluate)
 cli.add_command(render)
+cli.add_command(view)
 cli.add_command(scene)
 
 
@@ -208,13 +205,14 @@ def run(command: Callable[[], object]) -> int:
 
 
 def _explain(error: Exception) -> int:
+    from learn2splat.memory import REMEDY, MemoryLimitError
     from learn2splat.render.base import BackendMissingError
     from learn2splat.rollout import is_out_of_memory
 
     if isinstance(error, BackendMissingError):
         code = EXIT_CANNOT_WRITE
     elif is_out_of_memory(error):
-        click.echo("l2s: out of memory: lower --max-size, --batch-views or --max-gaussians", err=True)
+        click.echo(f"l2s: out of memory: {error if isinstance(error, MemoryLimitError) else REMEDY}", err=True)
         return EXIT_MEMORY
     elif isinstance(error, UserError | FileExistsError):
         code = EXIT_BAD_INPUT

@@ -52,7 +52,7 @@ def estimate(
     """
     count = max(1, len(state.scene))
     each = median(record.seconds_render + record.seconds_update for record in records)
-    per_gaussian = _step_bytes(state) / count
+    per_gaussian = step_bytes(state) / count
     left = (steps - state.step) * each
     more = max(0, max_gaussians - count)
     return Estimate(
@@ -67,7 +67,7 @@ def estimate(
     )
 
 
-def _step_bytes(state: RolloutState) -> int:
+def step_bytes(state: RolloutState) -> int:
     """Bytes of all that has a row per Gaussian at the height of a step."""
     scene = _bytes(state.scene.tensors())
     average = 0 if state.average is None else scene

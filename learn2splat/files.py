@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import os
 import shutil
 from collections.abc import Callable
@@ -21,7 +22,7 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.stem}.{os.getpid()}.partial{path.suffix}")
     replaced = path.with_name(f".{path.stem}.replaced{path.suffix}")
-    _remove(temporary)
+    _remove_stale(path)
     try:
         write(temporary)
         if path.is_dir():
@@ -43,6 +44,24 @@ def recover(path: Path) -> None:
 def write_text(path: Path, text: str) -> None:
     """Write UTF-8 ``text`` to ``path``, whole or not at all."""
     write_whole(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+
+
+def _remove_stale(path: Path) -> None:
+    """Remove what killed processes left under temporary names of ``path``."""
+    for left in path.parent.glob(f".{glob.escape(path.stem)}.*.partial{glob.escape(path.suffix)}"):
+        pid = left.name.removeprefix(f".{path.stem}.").partition(".")[0]
+        if pid == str(os.getpid()) or (pid.isdecimal() and not _is_running(int(pid))):
+            _remove(left)
+
+
+def _is_running(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True
 
 
 def _remove(path: Path) -> None:

@@ -14,6 +14,7 @@ import torch
 
 from learn2splat.data.views import ViewSampler
 from learn2splat.densify.base import Growth, ScreenEvidence
+from learn2splat.memory import MemoryLimitError
 from learn2splat.optim.base import (
     CLUSTERS,
     NEIGHBOURS,
@@ -121,10 +122,10 @@ class Rollout:
         except (MemoryError, RuntimeError) as error:
             if not is_out_of_memory(error):
                 raise
-            self._ended = (
-                OutcomeKind.OUT_OF_MEMORY,
-                f"out of memory at step {self.state.step}: lower --max-size, --batch-views or --max-gaussians",
+            what = (
+                error if isinstance(error, MemoryLimitError) else "lower --max-size, --batch-views or --max-gaussians"
             )
+            self._ended = (OutcomeKind.OUT_OF_MEMORY, f"out of memory at step {self.state.step}: {what}")
 
     def outcome(self) -> Outcome:
         """How the last `run` ended, with the scene to keep."""

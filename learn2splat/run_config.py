@@ -16,7 +16,16 @@ from learn2splat.run_folder import RunFolder
 DEFAULT_OPTIMIZER = "adam"
 DENSIFIED_STEPS = 3000
 """Dense runs of so many steps densify unless they are told."""
-RESUMABLE_CHANGES = {"steps", "time_budget", "out", "eval_at", "checkpoint_seconds", "estimate_from", "lpips"}
+RESUMABLE_CHANGES = {
+    "steps",
+    "time_budget",
+    "out",
+    "eval_at",
+    "lpips",
+    "checkpoint_seconds",
+    "estimate_from",
+    "max_memory",
+}
 """Settings that a resumed run may be given anew."""
 TEXT = ("scene", "init", "views", "out", "device", "guard", "lpips")
 """Settings that are plain text and do not go through Hydra's grammar: paths may hold any character."""
@@ -136,6 +145,7 @@ def _check(config: DictConfig) -> None:
         "sh_degree": (lambda v: _whole(v, 0) and v <= 3, "0, 1, 2 or 3"),
         "init_gaussians": (lambda v: _whole(v, 1), "1 or more"),
         "max_gaussians": (lambda v: v is None or _whole(v, 1), "1 or more"),
+        "max_memory": (lambda v: v is None or _whole(v, 1), "1 MiB or more"),
         "sh_every": (lambda v: _whole(v, 0), "0 or more"),
         "estimate_from": (lambda v: _whole(v, 0), "0 or more"),
         "time_budget": (lambda v: v is None or (_number(v, 0) and v > 0), "a positive number of seconds"),

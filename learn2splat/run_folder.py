@@ -6,7 +6,7 @@ import json
 import math
 import platform
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -85,8 +85,8 @@ class RunFolder:
         """Write all evaluations, one JSON object a line."""
         write_text(self.path / "metrics.jsonl", "".join(json_line(row) + "\n" for row in rows))
 
-    def read_metrics(self, until_step: int) -> list[dict[str, Any]]:
-        """The evaluations up to a step, for a resumed run."""
+    def read_metrics(self, until_step: float = math.inf) -> list[dict[str, Any]]:
+        """The evaluations up to a step."""
         file = self.path / "metrics.jsonl"
         lines = file.read_text(encoding="utf-8").splitlines() if file.is_file() else []
         try:
@@ -106,14 +106,14 @@ class RunFolder:
             return False
         return bool(outcome != OutcomeKind.INTERRUPTED.value)
 
-    def write_pictures(self, pictures: Mapping[str, Tensor]) -> None:
+    def write_pictures(self, names: Sequence[str], pictures: Iterable[Tensor]) -> None:
         """Write ``renders/NAME.png`` for each [H, W, 3] picture in 0..1; NAME loses its ending where that is unique."""
-        stems = [str(Path(name).with_suffix("")) for name in pictures]
-        names = stems if len(set(stems)) == len(stems) else list(pictures)
+        stems = [str(Path(name).with_suffix("")) for name in names]
+        names = stems if len(set(stems)) == len(stems) else names
 
         def write(folder: Path) -> None:
             folder.mkdir()
-            for name, picture in zip(names, pictures.values(), strict=True):
+            for name, picture in zip(names, pictures, strict=True):
                 write_png(folder / f"{name.replace('/', '_')}.png", picture)
 
         write_whole(self.path / "renders", write)

@@ -3,25 +3,25 @@
 from __future__ import annotations
 
 import math
-import resource
-import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from omegaconf import DictConfig, OmegaConf
+from torch import Tensor
 
 from learn2splat.camera_paths import sized, tour
 from learn2splat.capture import Capture
 from learn2splat.config import BadConfigError, build
 from learn2splat.data.base import SceneData
 from learn2splat.densify.base import MAX_GAUSSIANS, Growth, NoDensifier
-from learn2splat.estimate import MEASURED_STEPS, Estimate, estimate
-from learn2splat.eval.metrics import ViewMetrics, means
-from learn2splat.eval.report import write_report
+from learn2splat.estimate import MEASURED_STEPS, Estimate, estimate, step_bytes
+from learn2splat.eval.metrics import Scores, means
+from learn2splat.eval.report import figure, write_report
+from learn2splat.memory import MemoryLimit, machine_memory_mb, peak_memory_mb
 from learn2splat.optim.base import SceneOptimizer
 from learn2splat.rollout import Rollout
 from learn2splat.rollout_state import Outcome, RolloutState, StepRecord
@@ -141,28 +141,31 @@ class Session:
         )
         self.metrics = folder.read_metrics(state.step) if folder is not None and resume else []
         self.records: list[StepRecord] = []
-        self._evaluated: tuple[GaussianScene, list[ViewMetrics]] | None = None
+        self.interventions: list[str] = []  # what a person changed while it ran
+        self._evaluated: tuple[GaussianScene, dict[int, Scores]] | None = None
 
     def run(self, listener: Listener, stop: Callable[[], bool]) -> Result:
         """Run to the end, evaluating on the way and writing files when there is a folder."""
         for view in (*self.train, *self.probe, *self.test):
             self.scene_loss.data.photos[view]  # one that cannot be decoded is bad input: known before a folder is made
+        self.memory = MemoryLimit(self.config.max_memory or machine_memory_mb(), stop)
+        self.memory.require(step_bytes(self.rollout.state) / 2**20)
         if self.folder is not None:
             (self.folder.write_config if self.resumed else self.folder.create)(self.config)
         try:
-            return self._run(listener, stop)
+            return self._run(listener)
         except BaseException:
             listener.on_abort()
             raise
 
-    def _run(self, listener: Listener, stop: Callable[[], bool]) -> Result:
+    def _run(self, listener: Listener) -> Result:
         listener.on_start(self)
         last_saved = time.monotonic()
         evaluate_at = set(self.config.eval_at)
         if self.rollout.state.step == 0 and 0 in evaluate_at and not self.metrics:
             self._evaluate(listener)
         budget = math.inf if self.config.time_budget is None else float(self.config.time_budget)
-        for record in self.rollout.run(self.config.steps, time_budget=budget, stop=stop):
+        for record in self.rollout.run(self.config.steps, time_budget=budget, stop=self.memory):
             self.records.append(record)
             listener.on_step(record)
             if len(self.records) == MEASURED_STEPS and self.config.steps >= self.config.estimate_from:
@@ -187,10 +190,11 @@ class Session:
         most = len(state.scene) if isinstance(growth.densifier, NoDensifier) else growth.max_gaussians
         return estimate(state, self.records, self.config.steps, most, peak_memory_mb())
 
-    def _rendered(self, scene: GaussianScene) -> list[ViewMetrics]:
-        """The evaluated views of ``scene``; asked twice for the same one, it is rendered once."""
+    def _scores(self, scene: GaussianScene) -> dict[int, Scores]:
+        """Evaluated view -> metrics of ``scene``; asked twice for the same one, it is evaluated once."""
         if self._evaluated is None or self._evaluated[0] is not scene:
-            self._evaluated = (scene, self.capture.evaluate(scene))
+            found = {view.view: view.scores for view in self.capture.evaluate(scene)}
+            self._evaluated = (scene, found)
         return self._evaluated[1]
 
     def _evaluate(self, listener: Listener) -> None:
@@ -198,7 +202,7 @@ class Session:
         row = {
             "step": state.step,
             "split": self.capture.split,
-            **means(self._rendered(self.rollout.outcome().scene)),
+            **means([*self._scores(self.rollout.outcome().scene).values()]),
             "loss": state.running_loss,
             "seconds": state.seconds,
             "seconds_render": state.seconds_render,
@@ -216,8 +220,7 @@ class Session:
     def _write(self, folder: RunFolder, outcome: Outcome) -> None:
         folder.save_checkpoint(self.rollout.state, self.rollout.sampler)
         write_ply(outcome.scene, folder.ply)
-        shown = [self.capture.explained(outcome.scene, view) for view in self._rendered(outcome.scene)]
-        folder.write_pictures({view.name: torch.cat([view.photo, view.metrics.image], dim=1) for view in shown})
+        figures = self._write_pictures(folder, outcome.scene)
         state = self.rollout.state
         summary = {
             "outcome": outcome.kind.value,
@@ -229,6 +232,8 @@ class Session:
             "gaussians": len(outcome.scene),
             "last": self.metrics[-1],
             "best": max(self.metrics, key=lambda row: row["psnr"]),
+            "peak_memory_mb": peak_memory_mb(),
+            "max_memory_mb": self.memory.limit_mb,
             "seconds": state.seconds,
             "seconds_render": state.seconds_render,
             "seconds_update": state.seconds_update,
@@ -239,19 +244,24 @@ class Session:
                 "base_steps": state.guard.base_steps,
                 "seconds": state.guard.seconds,
             },
-            "warnings": self.capture.warnings,
+            "warnings": [*self.capture.warnings, *self.interventions],
             "machine": machine(),
         }
         path = sized(tour(self.data.cameras, FILM_FRAMES), FILM_PX)
         film = mp4(self.capture.film(outcome.scene, path), fps=FILM_FPS, quality=FILM_QUALITY)
         config = OmegaConf.to_yaml(self.config, resolve=True)
-        write_report(folder.report, summary, self.metrics, shown, outcome.scene, film, config)
+        write_report(folder.report, summary, self.metrics, figures, outcome.scene, film, config)
         folder.write_summary(summary)
 
+    def _write_pictures(self, folder: RunFolder, scene: GaussianScene) -> list[dict[str, Any]]:
+        """Write photo and rendering of each evaluated view, one at a time; the figures of the report."""
+        scores, figures = self._scores(scene), list[dict[str, Any]]()
 
-def peak_memory_mb() -> float:
-    """Peak resident memory of this process, or peak allocated CUDA memory, in MiB."""
-    if torch.cuda.is_available() and torch.cuda.max_memory_allocated():
-        return torch.cuda.max_memory_allocated() / 2**20
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / (2**20 if sys.platform == "darwin" else 2**10)
+        def pictures() -> Iterator[Tensor]:
+            for view, found in scores.items():
+                shown = self.capture.explained(scene, view, found)
+                figures.append(figure(shown, len(scores)))
+                yield torch.cat([shown.photo, shown.image], dim=1)
+
+        folder.write_pictures([self.capture.name(view) for view in scores], pictures())
+        return figures

@@ -37,12 +37,19 @@ class Viewing:
     Args:
         scene: on the CPU.
         ply: where it was read.
-        config: as of `l2s optimize`; without a scene there is no capture.
+        config: as of `l2s optimize`.
+        run: whose configuration that is, if it is a run's.
     """
 
     scene: GaussianScene
     ply: Path
     config: DictConfig
+    run: RunFolder | None = None
+
+    @property
+    def has_capture(self) -> bool:
+        """Whether there are photos and cameras as well."""
+        return not OmegaConf.is_missing(self.config, "scene")
 
 
 def open_viewing(
@@ -52,10 +59,10 @@ def open_viewing(
     settings: Mapping[str, Any] | None = None,
     overrides: Sequence[str] = (),
 ) -> Viewing:
-    """What `l2s eval` and `l2s render` are asked to look at.
+    """What `l2s eval`, `l2s render` and `l2s view` are asked to look at.
 
     Args:
-        target: the folder of a run, or a scene that `load_scene` understands.
+        target: the folder of a run, a PLY of Gaussians, or a scene that `load_scene` understands.
         ply: Gaussians instead of the run's.
         settings: values of ``configs/optimize.yaml`` instead of the run's, for example another scene.
         overrides: more of them, in Hydra's syntax.
@@ -64,16 +71,20 @@ def open_viewing(
         UserError: bad input; the message says what to do.
     """
     settings = dict(settings or {})
+    if target is not None and ply is None and Path(target).suffix.lower() == ".ply":
+        target, ply = None, target
     run = None if target is None else RunFolder(Path(target))
     if run is not None and not (run.path / "config.yaml").is_file():
         run = None
         settings.setdefault("scene", target)
     if run is None and ply is None:
         raise BadConfigError(f"{target or 'no run'}: give the folder of a run, or a scene and --ply FILE")
+    if run is not None and ply is None and not run.ply.is_file():
+        raise BadConfigError(f"{run.path} holds no {run.ply.name}: wait until the run ends, or give --ply FILE")
     composed = compose_run(settings, overrides)
     config = composed.config if run is None else overridden(run.read_config(), composed)
     file = Path(ply) if ply is not None else run.ply if run is not None else Path()
-    return Viewing(read_ply(file), file, config)
+    return Viewing(read_ply(file), file, config, run)
 
 
 def evaluate(viewing: Viewing) -> dict[str, Any]:
@@ -83,18 +94,18 @@ def evaluate(viewing: Viewing) -> dict[str, Any]:
         UserError: there is no capture, or it is bad.
         BackendMissingError: the renderer or the device is not there.
     """
-    if not _has_capture(viewing.config):
+    if not viewing.has_capture:
         raise BadConfigError("a PLY alone has no photos to compare with: give the scene, --scene PATH")
     capture = Capture(viewing.config)
-    views = capture.evaluate(viewing.scene.to(capture.device))
+    scores = {view.view: view.scores for view in capture.evaluate(viewing.scene.to(capture.device))}
     return {
         "scene": str(viewing.config.scene),
         "ply": str(viewing.ply),
         "split": capture.split,
         "gaussians": len(viewing.scene),
         "warnings": capture.warnings,
-        "views": [{"name": capture.name(view.view), **view.scores} for view in views],
-        "mean": means(views),
+        "views": [{"name": capture.name(view), **found} for view, found in scores.items()],
+        "mean": means([*scores.values()]),
     }
 
 
@@ -130,10 +141,7 @@ def render(
     if out.exists():
         raise FileExistsError(f"{out} exists; choose another --out")
     device, renderer = device_and_renderer(viewing.config)
-    if _has_capture(viewing.config):
-        cameras = Capture(viewing.config).data.cameras
-    else:
-        cameras = facing(viewing.scene.means, *NO_VIEWS_PX)
+    cameras = Capture(viewing.config).data.cameras if viewing.has_capture else facing(viewing.scene.means, *NO_VIEWS_PX)
     along = sized(PATHS[path](cameras, frames), longest)
     background = torch.tensor(list(viewing.config.background), dtype=torch.float32, device=device)
     pictures = film(viewing.scene.to(device), along.to(device), renderer, background)
@@ -147,10 +155,6 @@ def render(
 def is_override(argument: str) -> bool:
     """Whether a word of a command line is ``GROUP.KEY=VALUE`` rather than a run or a scene."""
     return re.match(r"[+~]*[\w.]+=", argument) is not None
-
-
-def _has_capture(config: DictConfig) -> bool:
-    return not OmegaConf.is_missing(config, "scene")
 
 
 def _write_pngs(folder: Path, pictures: Iterator[Tensor]) -> None:

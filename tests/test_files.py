@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -44,3 +47,14 @@ def test_a_replacement_cut_between_its_renames_is_recovered(tmp_path: Path) -> N
     assert (tmp_path / "folder" / "one").read_text() == "one"
     recover(tmp_path / "folder")
     assert [path.name for path in tmp_path.iterdir()] == ["folder"]
+
+
+def test_what_killed_writers_left_is_removed_and_what_others_write_is_not(tmp_path: Path) -> None:
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    process.wait()
+    dead, alive = tmp_path / f".a.{process.pid}.partial.txt", tmp_path / f".a.{os.getppid()}.partial.txt"
+    other = tmp_path / f".b.{process.pid}.partial.txt"
+    for path in (dead, alive, other):
+        path.write_text("half")
+    write_text(tmp_path / "a.txt", "new")
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(["a.txt", alive.name, other.name])

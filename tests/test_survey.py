@@ -12,11 +12,11 @@ import torch
 from PIL import Image
 
 from learn2splat.cameras import Cameras
-from learn2splat.cli import main
 from learn2splat.data.base import PointCloud, SceneData
 from learn2splat.data.colmap_writer import write_colmap
 from learn2splat.data.sources import load_scene
 from learn2splat.survey import findings, overlaps, report, seen_by
+from tests.test_cli import l2s
 
 
 def looking(centers: torch.Tensor, targets: torch.Tensor, size: int = 32) -> Cameras:
@@ -141,12 +141,6 @@ def test_the_report_names_what_is_there() -> None:
 
 
 # ---- the commands
-
-
-def l2s(*arguments: str | Path) -> int:
-    with pytest.raises(SystemExit) as ended:
-        main([str(argument) for argument in arguments])
-    return int(ended.value.code or 0)
 
 
 def test_info_and_convert_as_commands(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

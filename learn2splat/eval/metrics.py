@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +18,9 @@ from learn2splat.scene_loss import SceneLoss
 
 Metric = Callable[[Tensor, Tensor], float]
 """(rendering, photo), both [H, W, 3] in 0..1 -> number; NaN where it has no meaning."""
+
+Scores = Mapping[str, float | None]
+"""Metric -> value, None for one that cannot be had."""
 
 
 def psnr(image: Tensor, target: Tensor) -> float:
@@ -86,7 +89,7 @@ class ViewMetrics:
     """
 
     view: int
-    scores: Mapping[str, float | None]
+    scores: Scores
     image: Tensor
 
 
@@ -95,23 +98,21 @@ def evaluate(
     scene_loss: SceneLoss,
     views: Sequence[int],
     metrics: Mapping[str, Metric | None] = PIXELWISE,
-) -> list[ViewMetrics]:
-    """Render ``views`` one by one, clamp to 0..1 as a viewer would, and compare with the photos."""
-    results = []
+) -> Iterator[ViewMetrics]:
+    """Render ``views``, clamp to 0..1 as a viewer would, and compare with the photos; one view is held at a time."""
     for view in views:
         cameras = scene_loss.cameras.take([view])
         with torch.no_grad():
             rendered = scene_loss.renderer.render(scene, cameras, background=scene_loss.background)
         image, target = rendered.image[0].clamp(0, 1), scene_loss.photos([view])[0]
         scores = {name: None if metric is None else metric(image, target) for name, metric in metrics.items()}
-        results.append(ViewMetrics(view, scores, image.cpu()))
-    return results
+        yield ViewMetrics(view, scores, image.cpu())
 
 
-def means(views: Sequence[ViewMetrics]) -> dict[str, float | None]:
-    """Metric -> mean over views, None where a view has none."""
-    columns = {name: [view.scores[name] for view in views] for name in views[0].scores}
+def means(scores: Sequence[Scores]) -> dict[str, float | None]:
+    """Metric -> mean over views, None where a view has none; ``scores`` has a mapping for each view."""
+    columns = {name: [view[name] for view in scores] for name in scores[0]}
     return {
-        name: None if None in values else sum(value for value in values if value is not None) / len(views)
+        name: None if None in values else sum(value for value in values if value is not None) / len(scores)
         for name, values in columns.items()
     }

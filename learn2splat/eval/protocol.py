@@ -191,9 +191,9 @@ def _evaluate_due(run: _Run, start: Start, ended: bool = False) -> None:
         due.append(("seconds", run.due_seconds.pop(0)))
     if not due:
         return
-    views = evaluate(state.best if run.raised else outcome.scene, start.loss, start.test)
+    views = list(evaluate(state.best if run.raised else outcome.scene, start.loss, start.test))
     run.picture = next(view.image for view in views if view.view == start.shown)
-    scores = means(views)
+    scores = means([view.scores for view in views])
     psnr, ssim = scores["psnr"], scores["ssim"]
     assert psnr is not None
     assert ssim is not None

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
-from learn2splat.eval.metrics import ViewMetrics
+from learn2splat.eval.metrics import Scores
 from learn2splat.eval.pictures import ERROR_GAIN, depth_picture, error_picture, flip_picture, shrunk
 from learn2splat.eval.plots import curves, histograms
 from learn2splat.page import data_url, jpeg, write_page
@@ -28,21 +28,23 @@ class ReportView:
     Args:
         name: of the photo.
         photo: [H, W, 3] in 0..1.
+        image: [H, W, 3] the rendering in 0..1.
         depth: [H, W] of the rendering, world units; NaN where there is none.
-        metrics: with the rendering.
+        scores: metric -> value, or None.
     """
 
     name: str
     photo: Tensor
+    image: Tensor
     depth: Tensor
-    metrics: ViewMetrics
+    scores: Scores
 
 
 def write_report(
     path: Path,
     summary: Mapping[str, Any],
     metrics: Sequence[Mapping[str, Any]],
-    views: Sequence[ReportView],
+    figures: Sequence[Mapping[str, Any]],
     scene: GaussianScene,
     film: bytes,
     config: str,
@@ -53,18 +55,17 @@ def write_report(
         path: where to.
         summary: what goes to ``summary.json``.
         metrics: one row per evaluation.
-        views: all are shown, the smaller the more there are.
+        figures: of `figure`.
         scene: whose parameters are counted.
         film: an MP4 file of it.
         config: the configuration as text.
     """
-    pixels = PIXELS / max(1, len(views)) / (2 + 3 * MAPS_SHARE)
     write_page(
         path,
         "eval/report.html.j2",
         summary=summary,
         metrics=metrics,
-        views=[_shown(view, pixels) for view in views],
+        views=figures,
         histograms=histograms(scene),
         film=data_url(film, "video/mp4"),
         config=config,
@@ -73,18 +74,18 @@ def write_report(
     )
 
 
-def _shown(view: ReportView, pixels: float) -> dict[str, Any]:
-    """What the template shows of a view, in pictures of about so many pixels."""
-    image, photo = view.metrics.image, view.photo
+def figure(view: ReportView, views: int) -> dict[str, Any]:
+    """What the report shows of a view, in pictures that are the smaller the more ``views`` there are."""
+    pixels = PIXELS / views / (2 + 3 * MAPS_SHARE)
     maps = {
-        "error": error_picture(image, photo),
-        "FLIP": flip_picture(image, photo),
+        "error": error_picture(view.image, view.photo),
+        "FLIP": flip_picture(view.image, view.photo),
         "depth": depth_picture(view.depth),
     }
     return {
         "name": view.name,
-        "scores": view.metrics.scores,
-        "photo": data_url(jpeg(shrunk(photo, pixels))),
-        "render": data_url(jpeg(shrunk(image, pixels))),
+        "scores": view.scores,
+        "photo": data_url(jpeg(shrunk(view.photo, pixels))),
+        "render": data_url(jpeg(shrunk(view.image, pixels))),
         "maps": {name: data_url(jpeg(shrunk(picture, MAPS_SHARE * pixels))) for name, picture in maps.items()},
     }

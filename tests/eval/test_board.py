@@ -133,7 +133,7 @@ def test_rows_of_adam_are_those_of_a_loop_on_torch(tmp_path: Path) -> None:
         adam.param_groups[0]["lr"] = rates[0] * 0.01 ** (step / steps)
         adam.step()
         average = average.map(lambda old, new, w=min(1.0, 10 / (step + 1)): old.lerp(new, w), joined(parameters))
-    psnr, _ = means(evaluate(average, start.loss, start.test))
+    psnr = means([view.scores for view in evaluate(average, start.loss, start.test)])["psnr"]
     assert found.rows()[-1].psnr == pytest.approx(psnr, abs=1e-4)
 
 

@@ -1,28 +1,42 @@
-"""``l2s eval`` and ``l2s render``: commands that look at a finished scene."""
+"""``l2s eval``, ``l2s render`` and ``l2s view``: commands that look at a scene; ``--view`` of ``l2s optimize``."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
+
+from learn2splat.interrupts import Interrupts
+
+if TYPE_CHECKING:
+    from learn2splat.session import Listener
 
 LOOK = (
     click.option("--ply", type=click.Path(path_type=Path), metavar="FILE", help="Gaussians (those of the run)."),
     click.option("--scene", metavar="PATH", help="A scene as of `l2s optimize` (that of the run)."),
     click.option("--max-size", type=int, metavar="PX", help="Long side of the photos (that of the run, or 1600)."),
+    click.argument("what", nargs=-1, metavar="[RUN_OR_PLY_OR_SCENE] [GROUP.KEY=VALUE]..."),
+)
+RENDER = (
     click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), help="Where to render."),
     click.option("--renderer", metavar="NAME", help="auto, cpu, gsplat or reference."),
-    click.argument("what", nargs=-1, metavar="[RUN_OR_SCENE] [GROUP.KEY=VALUE]..."),
 )
 
 
 def looks(command: Callable[..., Any]) -> Callable[..., Any]:
-    """What the commands here have in common."""
+    """What all commands here have in common."""
     for option in reversed(LOOK):
         command = option(command)
     return command
+
+
+def renders(command: Callable[..., Any]) -> Callable[..., Any]:
+    """What those of them have in common that render."""
+    for option in reversed(RENDER):
+        command = option(command)
+    return looks(command)
 
 
 @click.command(
@@ -33,7 +47,7 @@ Examples:
   l2s eval --ply garden.ply --scene ~/captures/garden --max-size 512
   l2s eval outputs/garden/adam/20260101-120000 lpips=~/weights/lpips_vgg.safetensors --json""",
 )
-@looks
+@renders
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def evaluate(what: tuple[str, ...], as_json: bool, **flags: Any) -> None:
     """Measure a scene on its held-out views: PSNR, SSIM, FLIP, and LPIPS where its weights are."""
@@ -56,7 +70,7 @@ Examples:
   l2s render outputs/garden/adam/20260101-120000 --path views --frames 300 --out pictures
   l2s render --ply garden.ply --path orbit --out garden.mp4""",
 )
-@looks
+@renders
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="NAME.mp4, or a folder of PNG files.")
 @click.option(
     "--path",
@@ -73,6 +87,41 @@ def render(what: tuple[str, ...], out: Path, path: str, frames: int, fps: int, *
 
     cameras = render(_opened(what, flags), out, path=path, frames=frames, fps=fps)
     click.echo(f"{out}: {frames} pictures of {cameras.width} x {cameras.height}")
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  l2s view outputs/garden/adam/20260101-120000
+  l2s view --ply garden.ply --scene ~/captures/garden"""
+)
+@looks
+@click.option("--at", "address", metavar="HOST:PORT", help="Where the browser finds it (127.0.0.1:8080).")
+def view(what: tuple[str, ...], address: str | None, **flags: Any) -> None:
+    """Show a scene, and the cameras of its capture, in the browser until interrupted."""
+    interrupts = Interrupts()
+    from learn2splat.live import view as serve
+    from learn2splat.viewer import DEFAULT_ADDRESS
+
+    serve(_opened(what, flags), address or DEFAULT_ADDRESS, interrupts, _announce)
+
+
+def with_viewer(listener: Listener, address: str | None, stop: Callable[[], bool]) -> Listener:
+    """``listener``, and the live viewer before it.
+
+    Args:
+        listener: hears of the run as well.
+        address: ``HOST:PORT`` to serve at, or None for the default.
+        stop: whether the run is to end.
+    """
+    from learn2splat.live import Listeners, LiveView
+    from learn2splat.viewer import DEFAULT_ADDRESS
+
+    return Listeners([LiveView(address or DEFAULT_ADDRESS, stop, _announce), listener])
+
+
+def _announce(text: str) -> None:
+    click.echo(f"viewer: {text}", err=True)  # standard output may be JSON
 
 
 def _opened(what: tuple[str, ...], flags: dict[str, Any]) -> Any:
