@@ -229,14 +229,22 @@ def viewed_run(here: Path) -> Iterator[str]:
 def test_the_page_shows_splats_and_cameras_in_a_browser(viewed_run: str, chromium: str, tmp_path: Path) -> None:
     picture = tmp_path / "page.png"
     flags = ["--headless", "--no-sandbox", "--use-angle=swiftshader", "--enable-unsafe-swiftshader"]
-    flags += [f"--user-data-dir={tmp_path / 'browser'}", "--window-size=1000,700", "--virtual-time-budget=20000"]
-    command = [chromium, *flags, f"--screenshot={picture}", viewed_run]
-    done = subprocess.run(command, capture_output=True, timeout=180, check=False)
-    assert picture.is_file(), done.stderr.decode()[-2000:]
-    pixels = np.asarray(Image.open(picture).convert("RGB")).astype(int)
-    blue = (pixels[..., 2] - pixels[..., 0] > 60).mean()
+    flags += [f"--user-data-dir={tmp_path / 'browser'}", "--window-size=1000,700", f"--screenshot={picture}"]
+    for budget_ms in (
+        20_000,
+        60_000,
+        180_000,
+    ):  # of virtual time: a busy machine's page is still empty after a short one
+        command = [chromium, *flags, f"--virtual-time-budget={budget_ms}", viewed_run]
+        done = subprocess.run(command, capture_output=True, timeout=180, check=False)
+        assert picture.is_file(), done.stderr.decode()[-2000:]
+        pixels = np.asarray(Image.open(picture).convert("RGB")).astype(int)
+        blue = (pixels[..., 2] - pixels[..., 0] > 60).mean()
+        colors = len(np.unique(pixels[:, :600].reshape(-1, 3), axis=0))
+        if blue > 1e-3 and colors > 2000:
+            break
     assert blue > 1e-3, "the frusta of the training views"
-    assert len(np.unique(pixels[:, :600].reshape(-1, 3), axis=0)) > 2000, "splats and photos, not an empty page"
+    assert colors > 2000, "splats and photos, not an empty page"
 
 
 def _until(true: Callable[[], bool], seconds: float = 60.0) -> None:

@@ -35,8 +35,8 @@ FEW_SHARE = 0.8
 """Below this share of registered photos there is advice."""
 LEAST_PHOTOS = 3
 POLL_SECONDS = 0.1
-ORIENTATION = 0x0112
-"""EXIF tag."""
+ORIENTATION, EXIF_IFD, FOCAL_LENGTH = 0x0112, 0x8769, 0x920A
+"""EXIF tags."""
 
 
 class Stopped(Exception):
@@ -89,7 +89,8 @@ def scene_from_photos(
 ) -> Registration:
     """Make a COLMAP scene, ``images/`` and ``sparse/0/``, from photos; whole or not at all.
 
-    Photos that the camera marked as turned are stored upright, the others as they are.
+    Photos that the camera marked as turned are stored upright, the others as they are. Photos of one size without a
+    focal length in their EXIF data, such as frames of a film, share one lens; others are grouped by COLMAP.
 
     Args:
         photos: folder with photos, in subfolders as well.
@@ -163,6 +164,20 @@ def _copy_upright(source: Path, target: Path) -> None:
         upright.save(target, format=image.format, exif=exif, quality=95)
 
 
+def _share_a_lens(photos: Sequence[Path]) -> bool:
+    """Whether nothing tells the lenses of ``photos`` apart: one size, and no focal length in the EXIF data.
+
+    COLMAP would give each such photo a focal length of its own, which trades off with the distance.
+    """
+    sizes = set()
+    for path in photos:
+        with Image.open(path) as image:
+            if FOCAL_LENGTH in image.getexif().get_ifd(EXIF_IFD):
+                return False
+            sizes.add(image.size)
+    return len(sizes) == 1
+
+
 class _Colmap:
     """The three stages in a folder ``work``: from the photos in ``scene/images`` to the model in ``scene/sparse/0``."""
 
@@ -193,10 +208,12 @@ class _Colmap:
     def _extract(self, pycolmap: Any, max_size: int) -> None:
         options = pycolmap.FeatureExtractionOptions()
         options.max_image_size, options.num_threads, options.use_gpu = max_size, torch.get_num_threads(), False
+        shared = _share_a_lens([self.images / name for name in self.names])
+        mode = pycolmap.CameraMode.SINGLE if shared else pycolmap.CameraMode.AUTO
         self._watch(
             "features",
             lambda token: pycolmap.extract_features(
-                self.database, self.images, extraction_options=options, device=pycolmap.Device.cpu,
+                self.database, self.images, camera_mode=mode, extraction_options=options, device=pycolmap.Device.cpu,
                 cancellation_token=token,
             ),
         )  # fmt: skip

@@ -47,7 +47,7 @@ def histograms(scene: GaussianScene) -> Markup:
     figure = Figure(figsize=(11, 2.6), layout="constrained")
     opacity, size, elongation, colour = figure.subplots(1, 4)
     sides = scales(scene).double().cpu().numpy()
-    opacity.hist(opacities(scene).double().cpu().numpy(), bins=BINS, range=(0, 1), color=ACCENT)
+    opacity.hist(opacities(scene).double().cpu().numpy(), bins=BINS, range=(0, 1), histtype="stepfilled", color=ACCENT)
     opacity.set_xlabel("opacity")
     _logarithmic(size, sides.max(axis=1))
     size.set_xlabel("largest standard deviation (world units)")
@@ -66,7 +66,7 @@ def histograms(scene: GaussianScene) -> Markup:
 def _logarithmic(axis: Axes, values: np.ndarray) -> None:
     logarithms = np.log10(values.clip(1e-30, 1e30))
     low, high = np.percentile(logarithms, [0.5, 99.5])
-    axis.hist(values, bins=list(np.logspace(low - 0.1, high + 0.1, BINS + 1)), color=ACCENT)
+    axis.hist(values, bins=list(np.logspace(low - 0.1, high + 0.1, BINS + 1)), histtype="stepfilled", color=ACCENT)
     axis.set_xscale("log")
 
 
