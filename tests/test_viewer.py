@@ -234,7 +234,7 @@ def test_the_page_shows_splats_and_cameras_in_a_browser(viewed_run: str, chromiu
         20_000,
         60_000,
         180_000,
-    ):  # of virtual time: a busy machine's page is still empty after a short one
+    ):  # of virtual time: a busy machine needs more
         command = [chromium, *flags, f"--virtual-time-budget={budget_ms}", viewed_run]
         done = subprocess.run(command, capture_output=True, timeout=180, check=False)
         assert picture.is_file(), done.stderr.decode()[-2000:]

@@ -19,14 +19,14 @@ from tests.browser import look
 from tests.eval.test_metrics import alexnet, reference
 from tests.test_cli import l2s
 
-SCENE = "procedural:seed=3,views=12,width=32"
+SCENE = "procedural:seed=3,views=12,width=48"
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Result:
     """A short run with its files; two of twelve views are held out."""
     folder = tmp_path_factory.mktemp("run") / "run"
-    return optimize(SCENE, out=folder, steps=30, eval_at=[0, 10], max_gaussians=200, sh_degree=1)
+    return optimize(SCENE, out=folder, steps=15, eval_at=[0, 10], max_gaussians=200, sh_degree=1)
 
 
 def told(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> str:
@@ -52,7 +52,7 @@ def test_eval_of_a_run_gives_the_numbers_that_it_recorded(run: Result, capsys: p
     assert f"{last['psnr']:.3f}" in text[-1]
     as_flag = ["eval", "--scene", SCENE, "--ply", run.folder / "point_cloud.ply", "--json"]
     assert json.loads(told(capsys, *as_flag))["mean"] == found["mean"]
-    smaller = json.loads(told(capsys, "eval", run.folder, "--json", "--max-size", "24", "renderer=reference"))
+    smaller = json.loads(told(capsys, "eval", run.folder, "--json", "--max-size", "32", "renderer=reference"))
     assert smaller["mean"] != found["mean"]
 
 
@@ -74,13 +74,13 @@ def test_a_film_has_the_pictures_that_were_asked_for(
 ) -> None:
     assert run.folder is not None
     film, folder = tmp_path / "film.mp4", tmp_path / "pictures"
-    assert "13 pictures of 32 x 24" in told(capsys, "render", run.folder, "--out", film, "--frames", "13")
+    assert "13 pictures of 48 x 36" in told(capsys, "render", run.folder, "--out", film, "--frames", "13")
     with av.open(film) as container:
         assert sum(1 for _ in container.decode(container.streams.video[0])) == 13
     told(capsys, "render", run.folder, "--out", folder, "--frames", "12", "--path", "views")
     pictures = [np.asarray(Image.open(path)) for path in sorted(folder.iterdir())]
     assert len(pictures) == 12
-    first = np.asarray(Image.open(sorted((run.folder / "renders").iterdir())[0]))[:, 32:]  # beside the photo
+    first = np.asarray(Image.open(sorted((run.folder / "renders").iterdir())[0]))[:, 48:]  # beside the photo
     assert np.abs(pictures[0].astype(int) - first.astype(int)).max() <= 1  # view 0 is a held-out one
     assert l2s("render", run.folder, "--out", folder) == 2
     alone = ["render", "--ply", run.folder / "point_cloud.ply", "--path", "orbit", "--frames", "2"]
