@@ -230,11 +230,7 @@ def test_the_page_shows_splats_and_cameras_in_a_browser(viewed_run: str, chromiu
     picture = tmp_path / "page.png"
     flags = ["--headless", "--no-sandbox", "--use-angle=swiftshader", "--enable-unsafe-swiftshader"]
     flags += [f"--user-data-dir={tmp_path / 'browser'}", "--window-size=1000,700", f"--screenshot={picture}"]
-    for budget_ms in (
-        20_000,
-        60_000,
-        180_000,
-    ):  # of virtual time: a busy machine needs more
+    for budget_ms in (20_000, 60_000, 180_000):  # a page on a busy machine is empty for longer
         command = [chromium, *flags, f"--virtual-time-budget={budget_ms}", viewed_run]
         done = subprocess.run(command, capture_output=True, timeout=180, check=False)
         assert picture.is_file(), done.stderr.decode()[-2000:]
