@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -35,8 +35,6 @@ MAX_LOG_STEP = 2.5
 PERSISTENCE_MEMORY = 0.9
 """Decay per step of the inner products that persistence is made of."""
 TINY = 1e-60
-LARGE = 3.0
-"""Size on the screen, relative to the median Gaussian's, from which growth is restrained."""
 OPPOSED = 0.8
 """Negative weights may take away this share of what the base and the positive weights add, so that it stays descent."""
 
@@ -61,8 +59,6 @@ class LearnedRule(torch.nn.Module):
     (m + damping g) / sqrt(v), b_j those of `DIRECTIONS`, and s, w piecewise linear in log(1 + t). s is so in the
     logarithm of the number of training views, too, and has a part proportional to the group's persistence: the running
     correlation of the newest gradient with the momentum, which is low where batches disagree or steps are too long.
-    Steps that enlarge a Gaussian r times as large on the screen as `LARGE` median ones are divided by r to the power
-    of ``restraint``, piecewise linear over the number of views like s: a large one veils views that were held out.
     With all constants zero it is Adam with ``rates``, ``schedule`` and ``damping``. In training mode updates are
     differentiable in the constants.
 
@@ -91,11 +87,10 @@ class LearnedRule(torch.nn.Module):
         self.log_step = torch.nn.Parameter(torch.zeros(len(GROUPS), len(views), len(knots)))
         self.weight = torch.nn.Parameter(torch.zeros(len(GROUPS), len(DIRECTIONS), len(knots)))
         self.feedback = torch.nn.Parameter(torch.zeros(len(GROUPS), len(knots)))
-        self.restraint = torch.nn.Parameter(torch.zeros(len(views)))
 
     @property
     def needs(self) -> frozenset[Need]:
-        return self.rates.needs | {Need.NEIGHBOURS, Need.PIXEL_FOOTPRINT, Need.TRUST}
+        return self.rates.needs | {Need.NEIGHBOURS, Need.TRUST}
 
     def constants(self, context: StepContext, persistence: Tensor | None = None) -> StepConstants:
         """The constants at this step; differentiable in the module's parameters.
@@ -135,7 +130,6 @@ class LearnedRule(torch.nn.Module):
             for row in range(len(GROUPS))
             for span, views in spans
         ]
-        found += [{"restraint": row_of(self.restraint, knot, 1.0)} for knot in in_use]
         found += [{"feedback": row_of(self.feedback, row, [0.5] * len(late))} for row in range(len(GROUPS))]
         found += [
             {"weight": row_of(self.weight, (row, column), [0.15] * len(late))}
@@ -173,18 +167,6 @@ class LearnedRule(torch.nn.Module):
 
     def reindex(self, state: OptimizerState, lineage: Lineage) -> OptimizerState:
         return state.take(lineage)
-
-    def _restrained(self, update: GaussianScene, scene: GaussianScene, context: StepContext) -> GaussianScene:
-        """``update`` with the growth of what is large on the screen divided by a power of its relative size."""
-        hats = hat_functions(context.train_views, self.log_views).to(self.restraint)
-        power = trusted((self.restraint @ hats).clamp_min(0), context.trust)
-        if not len(scene) or (float(power) == 0 and not power.requires_grad):
-            return update
-        assert context.pixel_footprint_world is not None
-        size_px = scene.log_scales.amax(dim=1).exp() / context.pixel_footprint_world.to(scene.means)
-        excess = (size_px / (LARGE * size_px.median())).clamp_min(1.0)[:, None]
-        growth = update.log_scales
-        return replace(update, log_scales=torch.where(growth > 0, growth * excess ** -power.to(growth), growth))
 
     def _plain(
         self,
