@@ -26,7 +26,7 @@ DIFFERENCE_STEP = 1e-3
 DIAGONAL_SAMPLES = 16
 """Random pictures from which `DifferenceJacobian` estimates a diagonal."""
 
-type Render = Callable[[GaussianScene], RenderOutput]
+Render = Callable[[GaussianScene], RenderOutput]
 
 
 class Jacobian(Protocol):
