@@ -97,8 +97,7 @@ def renderer() -> Renderer:
 def test_the_model_of_a_scene_has_the_gradient_of_its_loss_and_is_symmetric() -> None:
     """In views of two sizes."""
     data = capture([(32, 24)] * 3 + [(16, 12)] * 3)
-    photos = [photo if view < 3 else photo[::2, ::2].contiguous() for view, photo in enumerate(data.photos)]
-    loss, scene, views = SceneLoss(replace(data, photos=photos), renderer(), PhotometricLoss()), start_scene(), [1, 2, 4]
+    loss, scene, views = SceneLoss(data, renderer(), PhotometricLoss()), start_scene(), [1, 2, 4]
     model = scene_model(loss, frozenset({Need.LOSS_MODEL}), scene, views)
     assert isinstance(model, SceneModel)
     expected = loss.gradient(scene, views)

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from learn2splat import native
 from learn2splat.cameras import Cameras
+from learn2splat.render import jacobian
 from learn2splat.render.base import Renderer
 from learn2splat.render.cpu import CpuRenderer
 from learn2splat.render.jacobian import AutogradJacobian, DifferenceJacobian
@@ -39,9 +40,9 @@ def relative(value: Tensor, expected: Tensor) -> float:
     return float((value.double() - expected.double()).abs().max() / expected.abs().max().clamp_min(1e-12))
 
 
-def smooth_scene() -> GaussianScene:
+def smooth_scene(count: int = 12, degree: int = 2) -> GaussianScene:
     """Few decisions nearby: wide, faint Gaussians, so that a finite difference crosses next to none."""
-    scene = random_scene(12, seed=11, degree=2)
+    scene = random_scene(count, seed=11, degree=degree)
     return GaussianScene(scene.means, scene.log_scales + 0.8, scene.quats, scene.logit_opacities - 1, scene.sh)
 
 
@@ -69,8 +70,8 @@ def test_both_products_belong_to_one_map(make: type, case: object) -> None:
     dtype = torch.float64 if renderer.capabilities.float64 else torch.float32
     scene, cameras = scene.to(dtype=dtype), cameras.to(dtype=dtype)
     way, u = direction(scene), picture(cameras)
-    jacobian = renderer.jacobian(scene, cameras, background=BACKGROUND.to(dtype))
-    pushed, pulled = jacobian.push_forward(way), jacobian.pull_back(u)
+    linear = renderer.jacobian(scene, cameras, background=BACKGROUND.to(dtype))
+    pushed, pulled = linear.push_forward(way), linear.pull_back(u)
     left, right = float((u.double() * pushed.double()).sum()), dot(pulled, way)
     size = float((u.double() * pushed.double()).abs().sum())
     assert abs(left - right) <= (1e-12 if dtype == torch.float64 else 1e-6) * size
@@ -96,8 +97,8 @@ def test_the_reference_diagonal_is_that_of_the_dense_matrix() -> None:
     leaves = scene.map(lambda t: t.clone().requires_grad_(True))
     image = renderer.render(leaves, cameras, background=BACKGROUND).image.reshape(-1)
     rows = [torch.autograd.grad(value, leaves.tensors(), retain_graph=True) for value in image]
-    jacobian = renderer.jacobian(scene, cameras, background=BACKGROUND)
-    diagonal, blocks = jacobian.blocks(weights)
+    linear = renderer.jacobian(scene, cameras, background=BACKGROUND)
+    diagonal, blocks = linear.blocks(weights)
     for index, (name, entries) in enumerate(diagonal.items()):
         dense = torch.stack([row[index] for row in rows]).square()
         expected = torch.einsum("p,p...->...", weights.reshape(-1), dense)
@@ -115,14 +116,14 @@ def test_the_compiled_diagonal_and_blocks_are_the_brute_force_ones(degree: int) 
     scene, cameras = random_scene(23, seed=5, degree=degree, dtype=torch.float32), ring_cameras(2, 40, 28)
     cameras = cameras.to(dtype=torch.float32)
     weights = picture(cameras).square()
-    jacobian = CpuRenderer().jacobian(scene, cameras, background=BACKGROUND.float())
-    columns = AutogradJacobian(lambda at: jacobian.output, scene)
-    columns.push_forward = jacobian.push_forward  # type: ignore[method-assign]
+    linear = CpuRenderer().jacobian(scene, cameras, background=BACKGROUND.float())
+    columns = AutogradJacobian(lambda at: linear.output, scene)
+    columns.push_forward = linear.push_forward  # type: ignore[method-assign]
     for given in (None, weights):
-        (diagonal, blocks), (expected, expected_blocks) = jacobian.blocks(given), columns.blocks(given)
+        (diagonal, blocks), (expected, expected_blocks) = linear.blocks(given), columns.blocks(given)
         for name, tensor in expected.items():
             assert relative(getattr(diagonal, name), tensor) < 1e-5, name
-            assert relative(getattr(jacobian.diagonal(given), name), tensor) < 1e-5, name
+            assert relative(getattr(linear.diagonal(given), name), tensor) < 1e-5, name
         assert relative(blocks, expected_blocks) < 1e-5
 
 
@@ -132,9 +133,9 @@ def test_products_do_not_depend_on_threads_nor_on_each_other() -> None:
     way, u = direction(scene), picture(cameras)
 
     def products() -> list[Tensor]:
-        jacobian = CpuRenderer().jacobian(scene, cameras)
-        first = [jacobian.push_forward(way), *jacobian.pull_back(u).tensors(), *jacobian.diagonal(u.square()).tensors()]
-        again = [*jacobian.pull_back(u).tensors(), jacobian.push_forward(way)]
+        linear = CpuRenderer().jacobian(scene, cameras)
+        first = [linear.push_forward(way), *linear.pull_back(u).tensors(), *linear.diagonal(u.square()).tensors()]
+        again = [*linear.pull_back(u).tensors(), linear.push_forward(way)]
         for one, two in zip(again, [*first[1:6], first[0]], strict=True):
             assert torch.equal(one, two)
         return first
@@ -149,26 +150,27 @@ def test_products_do_not_depend_on_threads_nor_on_each_other() -> None:
         assert torch.equal(one, two)
 
 
-def test_the_difference_fallback_approximates_the_products() -> None:
-    """And its sampled diagonal is unbiased: its total has a small spread."""
-    scene, cameras = smooth_scene(), ring_cameras(1)
-    render, way = (lambda at: ReferenceRenderer().render(at, cameras)), direction(smooth_scene())
+def test_the_difference_fallback_approximates_the_products(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And its sampled diagonal is unbiased: many samples come near."""
+    monkeypatch.setattr(jacobian, "DIAGONAL_SAMPLES", 400)
+    scene, cameras = smooth_scene(3, degree=0), ring_cameras(1, 20, 14)
+    render, way = (lambda at: ReferenceRenderer().render(at, cameras)), direction(scene)
     exact, fallback = ReferenceRenderer().jacobian(scene, cameras), DifferenceJacobian(render, scene, step=1e-5)
     errors = (exact.push_forward(way) - fallback.push_forward(way)).abs()
     assert float(errors.quantile(0.99)) < 1e-6 * float(errors.max() + exact.push_forward(way).abs().max())
     one, two = exact.diagonal(), fallback.diagonal()
-    assert float(two.sh.sum()) == pytest.approx(float(one.sh.sum()), rel=0.3)
+    assert float(two.sh.sum()) == pytest.approx(float(one.sh.sum()), rel=0.25)
     assert torch.equal(fallback.push_forward(way.map(torch.zeros_like)), torch.zeros_like(exact.output.image))
 
 
 @needs_library
 def test_a_changed_scene_and_a_wrong_shape_are_refused() -> None:
     scene, cameras = (part.to(dtype=torch.float32) for part in ordinary())
-    jacobian = CpuRenderer().jacobian(scene, cameras)
+    linear = CpuRenderer().jacobian(scene, cameras)
     with pytest.raises(ValueError, match="sh"):
-        jacobian.push_forward(scene.with_sh_degree(0))
+        linear.push_forward(scene.with_sh_degree(0))
     with pytest.raises(ValueError, match="weights"):
-        jacobian.diagonal(torch.ones(1, 2, 3))
+        linear.diagonal(torch.ones(1, 2, 3))
     scene.means.add_(1.0)
     with pytest.raises(RuntimeError, match="changed in place"):
-        jacobian.push_forward(scene)
+        linear.push_forward(scene)
