@@ -58,5 +58,8 @@ def test_the_similarity_map_is_differentiated_as_autograd_does() -> None:
     ahead, behind = (_SimilarityDerivative(image + h * change, target).map for h in (step, -step))
     torch.testing.assert_close(derivative.push_forward(change), (ahead - behind) / (2 * step), rtol=1e-5, atol=1e-6)
     cotangent = torch.randn(derivative.map.shape, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
-    pushed, pulled = (derivative.push_forward(change) * cotangent).sum(), (derivative.pull_back(cotangent) * change).sum()
+    pushed, pulled = (
+        (derivative.push_forward(change) * cotangent).sum(),
+        (derivative.pull_back(cotangent) * change).sum(),
+    )
     assert float(pushed) == pytest.approx(float(pulled), rel=1e-10)

@@ -43,7 +43,7 @@ class LevenbergMarquardt:
     ``floor`` of its mean over all Gaussians is added, without which what is hardly seen would move without bounds.
 
     Args:
-        residuals: "photometric": the loss that is scored, by square-rooted residuals; "squared": squared errors.
+        residuals: "squared": squared errors; "photometric": the loss that is scored, by square-rooted residuals.
         damping: at the first step.
         least_damping: it never falls below.
         memory: in [0, 1): of D, per step.
@@ -55,7 +55,7 @@ class LevenbergMarquardt:
 
     def __init__(
         self,
-        residuals: Literal["photometric", "squared"] = "photometric",
+        residuals: Literal["photometric", "squared"] = "squared",
         damping: float = 1.0,
         least_damping: float = 0.1,
         memory: float = 0.9,
@@ -94,9 +94,7 @@ class LevenbergMarquardt:
             raise ValueError("Levenberg-Marquardt needs StepContext.model")
         damping = float(state.shared["damping"])
         diagonal, blocks = (model.diagonal(), None) if self.preconditioner == "diagonal" else model.blocks()
-        curvature = from_rows("curvature", state).map(
-            lambda old, new: torch.maximum(self.memory * old, new), diagonal
-        )
+        curvature = from_rows("curvature", state).map(lambda old, new: torch.maximum(self.memory * old, new), diagonal)
         scale = damping * as_matrix(curvature.map(self._floored))
         way = self._solve(model, as_matrix(diagonal), blocks, scale)
         step, ratio = self._search(model, scene, way, scale)

@@ -37,7 +37,7 @@ DECAYING = {"adamw-gs"}
 """Optimizers that move what has no gradient, by a decay that a test of theirs states in closed form."""
 SHARING = {"adafactor", "soap"}
 """Optimizers with statistics that all Gaussians share and that outlive births."""
-DECIDING = {"lm"}
+DECIDING = {"lm", "lm-photometric"}
 """Optimizers that look at losses to decide on a step and on a damping that all Gaussians share."""
 
 
@@ -176,7 +176,9 @@ def test_births_and_deaths_keep_the_survivors_rows(name: str) -> None:
     assert grown.is_finite()
 
 
-@pytest.mark.parametrize("name", [name for name in OPTIMIZERS if not name.startswith("torch-") and name not in SHARING | DECIDING])
+@pytest.mark.parametrize(
+    "name", [name for name in OPTIMIZERS if not name.startswith("torch-") and name not in SHARING | DECIDING]
+)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_the_newborn_step_as_at_the_start_of_a_run(name: str, dtype: torch.dtype) -> None:
     """Neither longer nor shorter, to the bit. (Optimizers of torch correct their bias by the age of the run.)"""

@@ -1,4 +1,4 @@
-"""Levenberg-Marquardt: its limits are Newton and scaled descent, its trust follows the loss, and it beats Adam a step."""
+"""Levenberg-Marquardt: its limits are Newton and scaled descent, trust follows the loss, a step is worth many."""
 
 from __future__ import annotations
 

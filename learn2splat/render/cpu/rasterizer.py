@@ -36,9 +36,7 @@ class CpuRenderer:
         BackendMissingError: the library was not built.
     """
 
-    capabilities = Capabilities(
-        devices=("cpu",), per_view_gradients=True, jacobian="exact", curvature_diagonal="exact"
-    )
+    capabilities = Capabilities(devices=("cpu",), per_view_gradients=True, jacobian="exact", curvature_diagonal="exact")
 
     def __init__(self, settings: RenderSettings = RenderSettings()) -> None:
         if native.library() is None:
@@ -170,8 +168,10 @@ class Rendering:
         self._check_unchanged()
         for name, tensor in self._dense.items():
             if getattr(direction, name).shape != tensor.shape:
-                raise ValueError(f"the direction's {name} are {tuple(getattr(direction, name).shape)}, expected "
-                                 f"{tuple(tensor.shape)}")
+                raise ValueError(
+                    f"the direction's {name} are {tuple(getattr(direction, name).shape)}, expected "
+                    f"{tuple(tensor.shape)}"
+                )
         given = [_dense(tensor) for tensor in direction.tensors()]
         tangent = loader.Tangent(*map(_address, given))
         image, alpha = torch.empty(*self._shape, 3), torch.empty(self._shape)
