@@ -50,7 +50,7 @@ class LevenbergMarquardt:
         floor: share of a parameter's mean curvature that is added to D.
         iterations: products with H per step.
         tolerance: relative residual at which to solve no further.
-        preconditioner: "diagonal", or "blocks" of a Gaussian's mean, scales and quaternion.
+        preconditioner: "blocks" of a Gaussian's mean, scales and quaternion, or just the "diagonal".
     """
 
     def __init__(
@@ -62,7 +62,7 @@ class LevenbergMarquardt:
         floor: float = 0.1,
         iterations: int = 8,
         tolerance: float = 5e-2,
-        preconditioner: Literal["diagonal", "blocks"] = "diagonal",
+        preconditioner: Literal["diagonal", "blocks"] = "blocks",
     ) -> None:
         if residuals not in ("photometric", "squared"):
             raise ValueError(f"residuals is {residuals!r}; it must be 'photometric' or 'squared'")

@@ -37,7 +37,13 @@ def why_unavailable() -> str:
 class GsplatRenderer(AutogradRenderer):
     """gsplat 1.5.3 in its classic, unpacked mode."""
 
-    capabilities = Capabilities(devices=("cuda",), per_view_gradients=True, deterministic=False)
+    capabilities = Capabilities(
+        devices=("cuda",),
+        per_view_gradients=True,
+        deterministic=False,
+        jacobian="central difference",
+        curvature_diagonal="sampled",
+    )
 
     def __init__(self, settings: RenderSettings = RenderSettings()) -> None:
         reason = why_unavailable()

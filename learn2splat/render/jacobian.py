@@ -18,11 +18,12 @@ from torch.autograd import forward_ad
 
 from learn2splat.render.base import RenderOutput
 from learn2splat.scene.gaussians import GaussianScene
+from learn2splat.scene.matrix import as_matrix
 
 BLOCK_SIDE = 10
 """Parameters in a Gaussian's curvature block: mean, log-scales and quaternion."""
 DIFFERENCE_STEP = 1e-3
-"""Length of the step of `DifferenceJacobian`, relative to that of the scene's parameters."""
+"""Largest change of a raw parameter in the step of `DifferenceJacobian`, in that parameter's unit."""
 DIAGONAL_SAMPLES = 16
 """Random pictures from which `DifferenceJacobian` estimates a diagonal."""
 
@@ -105,12 +106,12 @@ class AutogradJacobian:
 
 
 class DifferenceJacobian:
-    """J v by a central difference of two renderings, J^T u by automatic differentiation.
+    """J v by a central difference of two renderings ``step`` apart on either side, J^T u by automatic differentiation.
 
     For renderers without forward mode. The decisions are those of the renderings, so that the two products are
     transposes of each other only where no decision changes, and up to O(step^2) and the rounding of a difference. The
     diagonal is a mean over `DIAGONAL_SAMPLES` pictures u of random signs of (J^T W^(1/2) u)^2 (Hutchinson 1989;
-    Bekas et al. 2007), unbiased; blocks are not estimated.
+    Bekas et al. 2007), unbiased, and blocks likewise of outer products.
     """
 
     def __init__(self, render: Render, scene: GaussianScene, step: float = DIFFERENCE_STEP) -> None:
@@ -138,16 +139,20 @@ class DifferenceJacobian:
         return _pulled_back(self._output.image, self._leaves, image)
 
     def diagonal(self, weights: Tensor | None = None) -> GaussianScene:
-        generator = torch.Generator().manual_seed(0)
-        roots = torch.ones_like(self.output.image) if weights is None else weights.sqrt()
-        total = self._scene.map(torch.zeros_like)
-        for _ in range(DIAGONAL_SAMPLES):
-            signs = torch.randint(0, 2, roots.shape, generator=generator).to(roots) * 2 - 1
-            total = total.map(lambda sum, part: sum + part.square() / DIAGONAL_SAMPLES, self.pull_back(signs * roots))
-        return total
+        return self.blocks(weights)[0]
 
     def blocks(self, weights: Tensor | None = None) -> tuple[GaussianScene, Tensor]:
-        raise NotImplementedError("this renderer gives no curvature blocks: use preconditioner 'diagonal'")
+        generator = torch.Generator().manual_seed(0)
+        roots = torch.ones_like(self.output.image) if weights is None else weights.sqrt()
+        diagonal = self._scene.map(torch.zeros_like)
+        blocks = self._scene.means.new_zeros(len(self._scene), BLOCK_SIDE, BLOCK_SIDE)
+        for _ in range(DIAGONAL_SAMPLES):
+            signs = torch.randint(0, 2, roots.shape, generator=generator).to(roots) * 2 - 1
+            sample = self.pull_back(signs * roots)
+            diagonal = diagonal.map(lambda sum, part: sum + part.square() / DIAGONAL_SAMPLES, sample)
+            rows = as_matrix(sample)[:, :BLOCK_SIDE]
+            blocks = blocks + rows[:, :, None] * rows[:, None] / DIAGONAL_SAMPLES
+        return diagonal, blocks
 
 
 def _pulled_back(image: Tensor, leaves: GaussianScene, cotangent: Tensor) -> GaussianScene:

@@ -11,9 +11,10 @@ from learn2splat.cameras import Cameras
 from learn2splat.render import jacobian
 from learn2splat.render.base import Renderer
 from learn2splat.render.cpu import CpuRenderer
-from learn2splat.render.jacobian import AutogradJacobian, DifferenceJacobian
+from learn2splat.render.jacobian import BLOCK_SIDE, AutogradJacobian, DifferenceJacobian
 from learn2splat.render.reference import ReferenceRenderer
 from learn2splat.scene.gaussians import GaussianScene
+from learn2splat.scene.matrix import as_matrix
 from tests.conftest import random_scene, ring_cameras
 from tests.render.catalogue import SCENES, needles, opaque, ordinary
 
@@ -158,7 +159,8 @@ def test_the_difference_fallback_approximates_the_products(monkeypatch: pytest.M
     exact, fallback = ReferenceRenderer().jacobian(scene, cameras), DifferenceJacobian(render, scene, step=1e-5)
     errors = (exact.push_forward(way) - fallback.push_forward(way)).abs()
     assert float(errors.quantile(0.99)) < 1e-6 * float(errors.max() + exact.push_forward(way).abs().max())
-    one, two = exact.diagonal(), fallback.diagonal()
+    one, (two, blocks) = exact.diagonal(), fallback.blocks()
+    torch.testing.assert_close(blocks.diagonal(dim1=-2, dim2=-1), as_matrix(two)[:, :BLOCK_SIDE])
     assert float(two.sh.sum()) == pytest.approx(float(one.sh.sum()), rel=0.25)
     assert torch.equal(fallback.push_forward(way.map(torch.zeros_like)), torch.zeros_like(exact.output.image))
 
