@@ -23,11 +23,20 @@ LEAST_DISSIMILARITY = 0.01
 class ImageModel(Protocol):
     """The quadratic model of a loss at one image."""
 
-    value: float
-    gradient: Tensor
-    """[V, H, W, 3]."""
-    weights: Tensor
-    """[V, H, W, 3]: the part of B that is diagonal."""
+    @property
+    def value(self) -> float:
+        """f(C0)."""
+        ...
+
+    @property
+    def gradient(self) -> Tensor:
+        """g, [V, H, W, 3]."""
+        ...
+
+    @property
+    def weights(self) -> Tensor:
+        """[V, H, W, 3]: the part of B that is diagonal."""
+        ...
 
     def product(self, change: Tensor) -> Tensor:
         """B d."""
