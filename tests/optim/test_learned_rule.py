@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 
 import pytest
@@ -84,6 +85,24 @@ def test_the_compiled_step_equals_the_plain_one(count: int, degree: int) -> None
             # directions of order 1 cancel: errors are relative to the step size
             size = 30 * (RATES.sh0 if name == "sh" else getattr(RATES, name))
             torch.testing.assert_close(getattr(two, name).double(), tensor, rtol=2e-5, atol=1e-5 * size)
+
+
+def test_steps_of_scales_are_divided_by_a_power_of_the_relative_size_on_the_screen() -> None:
+    count, power = 51, 0.7
+    plain = trained()
+    with torch.no_grad():
+        plain.size_power.zero_()
+    rule = copy.deepcopy(plain)
+    with torch.no_grad():
+        rule.size_power.fill_(power)
+    scene, grads, ctx = random_scene(count), random_scene(count, seed=1), context(3, count)
+    assert ctx.pixel_footprint_world is not None
+    one, two = (by.update(grads, by.init(scene), scene, ctx)[0] for by in (plain, rule))
+    size_px = scene.log_scales.mean(dim=1).exp() / ctx.pixel_footprint_world
+    expected = one.log_scales * (size_px / size_px.median())[:, None] ** -power
+    torch.testing.assert_close(two.log_scales, expected, rtol=1e-6, atol=0)
+    for name, tensor in one.items():
+        assert name == "log_scales" or torch.equal(tensor, getattr(two, name))
 
 
 def test_constants_interpolate_in_log_step_and_follow_the_views() -> None:
