@@ -37,6 +37,7 @@ lint: setup  ## ruff, mypy and the import contracts
 
 bench: setup  ## benchmarks, as ratios to a named peer
 	$(BIN)/python benchmarks/rasterizer.py
+	$(BIN)/python benchmarks/curvature.py
 	$(BIN)/python benchmarks/step.py
 	$(BIN)/python benchmarks/procedural.py
 

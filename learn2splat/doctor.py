@@ -15,7 +15,7 @@ OPTIONAL = {
     "torch-scatter": "pip install --no-build-isolation torch-scatter (built from source against your torch)",
     "spconv-cu120": "pip install 'learn2splat[pointops]' (Python 3.11)",
     "spconv-cu126": "pip install 'learn2splat[pointops]' (Python 3.12 and newer)",
-    "viser": "pip install 'learn2splat[view]'",
+    "viser": "pip install 'learn2splat[viewer]'",
 }
 
 

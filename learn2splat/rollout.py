@@ -33,6 +33,7 @@ from learn2splat.scene.footprint import pixel_footprint_world
 from learn2splat.scene.gaussians import GaussianScene
 from learn2splat.scene.neighbours import nearest_neighbours
 from learn2splat.scene_loss import LossGradient, SceneLoss
+from learn2splat.scene_model import scene_model
 
 GEOMETRY_EVERY = 100
 """Steps between two computations of pixel footprints and neighbours: both change slowly."""
@@ -168,7 +169,7 @@ class Rollout:
         self, before: RolloutState, batch: LossGradient, views: Sequence[int]
     ) -> tuple[GaussianScene, OptimizerState, Guard]:
         """The next scene and optimizer state; at a trial, of the learned or of the base optimizer."""
-        context, guard = self._context(before, batch, len(views)), before.guard
+        context, guard = self._context(before, batch, views), before.guard
 
         grads = self.growth.densifier.penalised(batch.grads, before.scene, self.extent_world)
         sh_degree = self.growth.sh_degree(before.step, before.scene.sh_degree)
@@ -200,11 +201,12 @@ class Rollout:
         self.state = replace(gone_back, guard=state.guard.lean(state.step))
         return True
 
-    def _context(self, state: RolloutState, batch: LossGradient, batch_views: int) -> StepContext:
+    def _context(self, state: RolloutState, batch: LossGradient, views: Sequence[int]) -> StepContext:
+        sh_degree = self.growth.sh_degree(state.step, state.scene.sh_degree)
         return StepContext(
             step=state.step,
             horizon=self.horizon,
-            batch_views=batch_views,
+            batch_views=len(views),
             train_views=len(self.train),
             extent_world=self.extent_world,
             visible=batch.visible,
@@ -214,6 +216,7 @@ class Rollout:
             neighbours=state.neighbours,
             clusters=state.clusters,
             probe_loss=state.probe_loss if self.probe else None,
+            model=scene_model(self.scene_loss, self.optimizer.needs, state.scene, views, sh_degree),
         )
 
     def _densified(self, state: RolloutState, evidence: ScreenEvidence | None) -> RolloutState:

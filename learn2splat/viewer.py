@@ -213,7 +213,7 @@ def _server(host: str, port: int) -> Any:
     try:
         import viser
     except ImportError as error:
-        raise BackendMissingError(f"the viewer needs viser ({error}): pip install 'learn2splat[view]'") from error
+        raise BackendMissingError(f"the viewer needs viser ({error}): pip install 'learn2splat[viewer]'") from error
     try:
         socket.create_server((host, 0)).close()  # viser would try all ports of a host that is none
     except OSError as error:

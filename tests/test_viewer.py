@@ -34,7 +34,7 @@ from tests.conftest import random_scene
 from tests.test_cli import l2s
 
 SCENE = "procedural:seed=3,views=9,width=64"
-NEEDS_VISER = pytest.mark.skipif(find_spec("viser") is None, reason="viser is not installed (the extra 'view')")
+NEEDS_VISER = pytest.mark.skipif(find_spec("viser") is None, reason="viser is not installed (the extra 'viewer')")
 
 
 def session(folder: Path | None = None, steps: int = 30, **settings: object) -> Session:
@@ -189,16 +189,26 @@ def test_without_viser_it_says_what_to_install(
     monkeypatch.setitem(sys.modules, "viser", None)
     assert l2s("optimize", "--scene", SCENE, "--steps", "1", "--quiet", "--view") == 5
     message = capsys.readouterr().err
-    assert "learn2splat[view]" in message
+    assert "learn2splat[viewer]" in message
     assert "Traceback" not in message
 
 
-@pytest.mark.parametrize(("path", "message"), [("nothing.ply", "no such file"), ("empty", "give the folder of a run")])
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["nothing.ply"], "no such file"),
+        (["--ply", "nothing.ply"], "no such file"),
+        (["empty"], "give the folder of a run"),
+        (["unfinished"], "holds no point_cloud.ply"),
+    ],
+)
 def test_what_cannot_be_viewed_is_bad_input(
-    here: Path, capsys: pytest.CaptureFixture[str], path: str, message: str
+    here: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
 ) -> None:
     (here / "empty").mkdir()
-    assert l2s("view", path) == 2
+    (here / "unfinished").mkdir()
+    (here / "unfinished" / "config.yaml").write_text("scene: nowhere\n")
+    assert l2s("view", *arguments) == 2
     assert message in capsys.readouterr().err
 
 

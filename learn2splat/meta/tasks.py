@@ -39,6 +39,8 @@ class TaskRanges:
 
     Args:
         gaussians: number of Gaussians, log-uniform.
+        share_holes: how often points are missing where they are sparse: reconstructions have few on plain walls.
+        holes: share of the points that is missing then.
         share_crowded: how often missing points are made up by copies of others beside them.
         long_side: of the photos in pixels.
         few_views: training views of a data-poor task.
@@ -61,6 +63,8 @@ class TaskRanges:
     """
 
     gaussians: tuple[int, int] = (300, 2000)
+    share_holes: float = 0.0
+    holes: tuple[float, float] = (0.05, 0.5)
     share_crowded: float = 0.3
     long_side: tuple[int, int] = (48, 96)
     few_views: tuple[int, int] = (3, 15)
@@ -195,6 +199,14 @@ def crowded(points: PointCloud, count: int, generator: torch.Generator) -> Point
     )
 
 
+def without_sparsest(points: PointCloud, share: float) -> PointCloud:
+    """``points`` without the ``share`` of them that is furthest from its three nearest neighbours."""
+    nearest = nearest_neighbours(points.positions_world, 3).long()
+    distances = (points.positions_world[nearest] - points.positions_world[:, None]).norm(dim=-1).mean(dim=1)
+    keep = distances.argsort(stable=True)[: len(points) - round(share * len(points))].sort().values
+    return PointCloud(points.positions_world[keep], points.colors[keep])
+
+
 class _Uniform:
     """Small draws from one generator."""
 
@@ -243,10 +255,12 @@ def _initial(data: SceneData, ranges: TaskRanges, uniform: _Uniform) -> Gaussian
     points = data.points
     if points is None or len(points) < 50 or uniform.chance(ranges.share_random_init):
         points = random_points(data.cameras.take(list(data.train)), count, generator)
-    elif len(points) > count:
+    elif ranges.share_holes and uniform.chance(ranges.share_holes):
+        points = without_sparsest(points, uniform.between(*ranges.holes))
+    if len(points) > count:
         keep = torch.randperm(len(points), generator=generator)[:count].sort().values
         points = PointCloud(points.positions_world[keep], points.colors[keep])
-    elif uniform.chance(ranges.share_crowded):
+    elif len(points) < count and uniform.chance(ranges.share_crowded):
         points = crowded(points, count, generator)
     scene = from_points(points, uniform.choice(ranges.sh_degrees), uniform.between(*ranges.opacity))
     spacing = scene.log_scales[:, :1].exp()

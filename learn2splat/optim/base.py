@@ -33,6 +33,38 @@ class Need(Enum):
     NEIGHBOURS = "neighbours"
     CLUSTERS = "clusters"
     TRUST = "trust"
+    LOSS_MODEL = "loss_model"
+    SQUARED_ERROR_MODEL = "squared_error_model"
+
+
+class QuadraticModel(Protocol):
+    """A loss around the current scene: value + g^T v + v^T H v / 2, with H positive semidefinite."""
+
+    @property
+    def value(self) -> float:
+        """The loss at the current scene."""
+        ...
+
+    @property
+    def gradient(self) -> GaussianScene:
+        """g, its derivative by the raw parameters."""
+        ...
+
+    def product(self, direction: GaussianScene) -> GaussianScene:
+        """H v."""
+        ...
+
+    def diagonal(self) -> GaussianScene:
+        """An approximation of diag(H), of 0 or more, for preconditioning and damping."""
+        ...
+
+    def blocks(self) -> tuple[GaussianScene, Tensor]:
+        """The diagonal, and [N, 10, 10]: that part of H which couples a Gaussian's means, log_scales and quats."""
+        ...
+
+    def value_at(self, scene: GaussianScene) -> float:
+        """The loss itself, not its model, at another scene."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -54,6 +86,7 @@ class StepContext:
         trust: share in 0..1 of what was learned that is used, in logarithms of steps and in weights: at 0 a learned
             optimizer is its base, to the bit. A guard sets it for optimizers that ask for it (`Need.TRUST`).
         view_squares: sum over views of the squared gradient of that view's loss / batch_views (`Need.VIEW_SQUARES`).
+        model: of the batch's loss (`Need.LOSS_MODEL`), or of half its mean squared error (`Need.SQUARED_ERROR_MODEL`).
     """
 
     step: int
@@ -69,6 +102,7 @@ class StepContext:
     clusters: Tensor | None = None
     probe_loss: float | None = None
     trust: float = 1.0
+    model: QuadraticModel | None = None
 
 
 @dataclass(frozen=True)

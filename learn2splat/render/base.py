@@ -10,13 +10,16 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol, TypedDict, Unpack
+from typing import TYPE_CHECKING, Literal, Protocol, TypedDict, Unpack
 
 import torch
 from torch import Tensor
 
 from learn2splat.cameras import Cameras
 from learn2splat.scene.gaussians import GaussianScene
+
+if TYPE_CHECKING:
+    from learn2splat.render.jacobian import Jacobian
 
 
 class BackendMissingError(RuntimeError):
@@ -55,12 +58,24 @@ MAX_EXTENT_SIGMA = 3.33
 
 @dataclass(frozen=True)
 class Capabilities:
-    """What a backend can do."""
+    """What a backend can do.
+
+    Args:
+        devices: where its tensors may lie.
+        float64: whether it also renders in double precision.
+        per_view_gradients: whether a pullback can tell views apart.
+        deterministic: whether equal input gives equal bits.
+        jacobian: how `Renderer.jacobian` makes J v: in forward mode ("exact"), or from two renderings, with the
+            decisions of each ("central difference").
+        curvature_diagonal: how it makes diag(J^T W J): "exact" or by random signs ("sampled").
+    """
 
     devices: tuple[str, ...]
     float64: bool = False
     per_view_gradients: bool = False
     deterministic: bool = True
+    jacobian: Literal["exact", "central difference"] = "central difference"
+    curvature_diagonal: Literal["exact", "sampled"] = "sampled"
 
 
 @dataclass(frozen=True)
@@ -160,6 +175,10 @@ class Renderer(Protocol):
         self, scene: GaussianScene, cameras: Cameras, **options: Unpack[RenderOptions]
     ) -> tuple[RenderOutput, Pullback]:
         """Render outside autograd, with the pullback: the fast path of the inner loop. Arguments as in `render`."""
+        ...
+
+    def jacobian(self, scene: GaussianScene, cameras: Cameras, **options: Unpack[RenderOptions]) -> Jacobian:
+        """Render outside autograd, with the derivative as a linear map. Arguments as in `render`."""
         ...
 
 

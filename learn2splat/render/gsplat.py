@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Unpack
 
 import torch
 from torch import Tensor
@@ -12,9 +12,11 @@ from learn2splat.render.base import (
     AutogradRenderer,
     BackendMissingError,
     Capabilities,
+    RenderOptions,
     RenderOutput,
     RenderSettings,
 )
+from learn2splat.render.jacobian import DifferenceJacobian, Jacobian
 from learn2splat.scene.gaussians import GaussianScene, opacities, scales
 
 GSPLAT_MAX_ALPHA = 0.999
@@ -35,7 +37,13 @@ def why_unavailable() -> str:
 class GsplatRenderer(AutogradRenderer):
     """gsplat 1.5.3 in its classic, unpacked mode."""
 
-    capabilities = Capabilities(devices=("cuda",), per_view_gradients=True, deterministic=False)
+    capabilities = Capabilities(
+        devices=("cuda",),
+        per_view_gradients=True,
+        deterministic=False,
+        jacobian="central difference",
+        curvature_diagonal="sampled",
+    )
 
     def __init__(self, settings: RenderSettings = RenderSettings()) -> None:
         reason = why_unavailable()
@@ -44,6 +52,9 @@ class GsplatRenderer(AutogradRenderer):
         if settings.max_alpha != GSPLAT_MAX_ALPHA:
             raise ValueError(f"gsplat's max_alpha is compiled in as {GSPLAT_MAX_ALPHA}, not {settings.max_alpha}")
         self.settings = settings
+
+    def jacobian(self, scene: GaussianScene, cameras: Cameras, **options: Unpack[RenderOptions]) -> Jacobian:
+        return DifferenceJacobian(lambda at: self.render(at, cameras, **options), scene)
 
     def _render(
         self,

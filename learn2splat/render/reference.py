@@ -7,6 +7,7 @@ Every 16 x 16 tile is blended densely over the Gaussians whose screen box touche
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Unpack
 
 import torch
 from torch import Tensor
@@ -17,9 +18,11 @@ from learn2splat.render.base import (
     MIN_TRANSMITTANCE,
     AutogradRenderer,
     Capabilities,
+    RenderOptions,
     RenderOutput,
     RenderSettings,
 )
+from learn2splat.render.jacobian import AutogradJacobian, Jacobian
 from learn2splat.render.projection import Ellipses, project
 from learn2splat.scene.gaussians import GaussianScene
 
@@ -29,10 +32,19 @@ TILE = 16
 class ReferenceRenderer(AutogradRenderer):
     """Plain torch, differentiable by autograd; see the module's docstring."""
 
-    capabilities = Capabilities(devices=("cpu", "cuda"), float64=True, per_view_gradients=True)
+    capabilities = Capabilities(
+        devices=("cpu", "cuda"),
+        float64=True,
+        per_view_gradients=True,
+        jacobian="exact",
+        curvature_diagonal="exact",
+    )
 
     def __init__(self, settings: RenderSettings = RenderSettings()) -> None:
         self.settings = settings
+
+    def jacobian(self, scene: GaussianScene, cameras: Cameras, **options: Unpack[RenderOptions]) -> Jacobian:
+        return AutogradJacobian(lambda at: self.render(at, cameras, **options), scene)
 
     def _render(
         self,

@@ -26,6 +26,7 @@ from learn2splat.scene.gaussians import GaussianScene
 from learn2splat.scene.lineage import Lineage
 from learn2splat.scene.neighbours import nearest_neighbours
 from tests.conftest import random_scene
+from tests.optim.bowl import Bowl
 
 COUNT = 9
 POSITIONS = random_scene(64, seed=77).means
@@ -36,6 +37,8 @@ DECAYING = {"adamw-gs"}
 """Optimizers that move what has no gradient, by a decay that a test of theirs states in closed form."""
 SHARING = {"adafactor", "soap"}
 """Optimizers with statistics that all Gaussians share and that outlive births."""
+DECIDING = {"lm", "lm-photometric"}
+"""Optimizers that look at losses to decide on a step and on a damping that all Gaussians share."""
 
 
 def make(name: str) -> SceneOptimizer:
@@ -69,6 +72,16 @@ def context(optimizer: SceneOptimizer, step: int, order: torch.Tensor, dtype: to
     )
 
 
+def with_model(
+    context: StepContext, optimizer: SceneOptimizer, scene: GaussianScene, grads: GaussianScene, order: torch.Tensor
+) -> StepContext:
+    """The context with a quadratic model whose gradient is ``grads``, where the optimizer needs one."""
+    if not optimizer.needs & {Need.LOSS_MODEL, Need.SQUARED_ERROR_MODEL}:
+        return context
+    curvature = positive(random_scene(64, seed=context.step + 900, dtype=scene.means.dtype)).take(order)
+    return replace(context, model=Bowl(scene, grads, curvature))
+
+
 def moved(context: StepContext, device: str) -> StepContext:
     """The same with all tensors on ``device``."""
     entries = {entry.name: getattr(context, entry.name) for entry in fields(context)}
@@ -87,7 +100,7 @@ def steps(
     order = torch.arange(len(scene)) if order is None else order
     for step in span:
         grads = random_scene(64, seed=step + 50, dtype=scene.means.dtype).take(order)
-        ctx = context(optimizer, step, order, scene.means.dtype)
+        ctx = with_model(context(optimizer, step, order, scene.means.dtype), optimizer, scene, grads, order)
         update, state = optimizer.update(grads, state, scene, ctx)
         scene = apply_update(scene, update)
     return scene, state
@@ -112,7 +125,9 @@ def test_shapes_and_types_are_kept_and_arguments_untouched(name: str, dtype: tor
     state = optimizer.init(scene)
     grads = random_scene(COUNT, seed=1, dtype=dtype)
     grads_before = grads.map(torch.clone)
-    update, new_state = optimizer.update(grads, state, scene, context(optimizer, 0, torch.arange(COUNT), dtype))
+    order = torch.arange(COUNT)
+    ctx = with_model(context(optimizer, 0, order, dtype), optimizer, scene, grads, order)
+    update, new_state = optimizer.update(grads, state, scene, ctx)
     assert_equal(scene, before)
     assert_equal(grads, grads_before)
     for parameter, tensor in update.items():
@@ -161,7 +176,9 @@ def test_births_and_deaths_keep_the_survivors_rows(name: str) -> None:
     assert grown.is_finite()
 
 
-@pytest.mark.parametrize("name", [name for name in OPTIMIZERS if not name.startswith("torch-") and name not in SHARING])
+@pytest.mark.parametrize(
+    "name", [name for name in OPTIMIZERS if not name.startswith("torch-") and name not in SHARING | DECIDING]
+)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_the_newborn_step_as_at_the_start_of_a_run(name: str, dtype: torch.dtype) -> None:
     """Neither longer nor shorter, to the bit. (Optimizers of torch correct their bias by the age of the run.)"""
@@ -214,7 +231,7 @@ def test_saved_and_resumed_is_the_same_to_the_bit(name: str, tmp_path: Path) -> 
     assert_states_equal(straight_state.shared, resumed_state.shared)
 
 
-@pytest.mark.parametrize("name", OPTIMIZERS)
+@pytest.mark.parametrize("name", [name for name in OPTIMIZERS if name not in DECIDING])
 @pytest.mark.parametrize("training", [False, True])
 def test_everything_stays_on_the_scenes_device_and_no_step_waits_for_it(name: str, training: bool) -> None:
     """The meta device refuses to mix with the CPU and has no values to hand out."""
@@ -234,7 +251,8 @@ def test_everything_stays_on_the_scenes_device_and_no_step_waits_for_it(name: st
 def test_zero_gradients_move_nothing(name: str) -> None:
     optimizer, scene = make(name), random_scene(COUNT)
     grads = scene.map(torch.zeros_like)
-    ctx = context(optimizer, 0, torch.arange(COUNT), torch.float64)
+    order = torch.arange(COUNT)
+    ctx = with_model(context(optimizer, 0, order, torch.float64), optimizer, scene, grads, order)
     update, _ = optimizer.update(grads, optimizer.init(scene), scene, ctx)
     for parameter, tensor in update.items():
         assert float(tensor.abs().max()) == 0, parameter

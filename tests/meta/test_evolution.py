@@ -38,16 +38,16 @@ def source() -> TaskSource:
 def test_each_direction_moves_the_constants_of_one_group(train_views: int, knots: int) -> None:
     one = rule()
     directions = one.coarse(train_views)
-    assert len(directions) == len(GROUPS) * (2 + 2 * knots + len(DIRECTIONS)) + knots
+    assert len(directions) == len(GROUPS) * (1 + 3 * knots + len(DIRECTIONS)) + 2
     for index, direction in enumerate(directions):
         amounts = [2.0 * (index == other) for other in range(len(directions))]
         moved = shifted(one, directions, amounts)
         assert isinstance(moved, LearnedRule)
         ((name, unit),) = direction.items()
-        for parameter in ("log_step", "weight", "feedback", "restraint"):
+        for parameter in ("log_step", "weight", "feedback", "size_power"):
             difference = getattr(moved, parameter) - getattr(one, parameter)
             torch.testing.assert_close(difference, 2 * unit if parameter == name else 0 * difference)
-            assert int((difference.flatten(1).abs().sum(dim=1) > 0).sum() if difference.ndim > 1 else 0) <= 1
+            assert parameter == "size_power" or int((difference.flatten(1).abs().sum(dim=1) > 0).sum()) <= 1
     assert not bool(one.log_step.any())
 
 
@@ -56,7 +56,7 @@ def test_the_estimate_of_a_linear_score_tends_to_its_slope_along_the_directions(
     tasks = source()
     task = tasks.draw(torch.Generator().manual_seed(0))
     tasks.draw = lambda generator: task  # type: ignore[method-assign]
-    found = Linear(tasks, ReferenceRenderer()).accumulate(one, 2000, 0.0, torch.Generator().manual_seed(1))
+    found = Linear(tasks, ReferenceRenderer(), sigma=1.0).accumulate(one, 2000, 0.0, torch.Generator().manual_seed(1))
     assert found["deaths"] == 0
     expected = torch.zeros_like(one.log_step)
     for direction in one.coarse(len(task.data.train)):

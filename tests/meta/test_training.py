@@ -19,7 +19,7 @@ from learn2splat.meta.life import Life, begin, from_entry, to_entry
 from learn2splat.meta.objective import AveragedTrajectory, Greedy
 from learn2splat.meta.settings import TrainSettings
 from learn2splat.meta.tape import Taped
-from learn2splat.meta.tasks import TaskRanges, crowded, draw_task, shrink, turned
+from learn2splat.meta.tasks import TaskRanges, crowded, draw_task, shrink, turned, without_sparsest
 from learn2splat.meta.train import MetaTrainer
 from learn2splat.meta.windows import LifeSettings, WindowEstimator
 from learn2splat.optim.base import SceneOptimizer
@@ -352,3 +352,13 @@ def test_training_moves_the_weights_and_keeps_the_best(tmp_path: Path) -> None:
     steps, scores = one.progress.column("score")
     assert steps == [0, 3, 6]
     assert one.progress.best_score == max(scores)
+
+
+def test_points_that_are_far_from_others_go_first() -> None:
+    generator = torch.Generator().manual_seed(0)
+    close, far = torch.rand(40, 3, generator=generator), 100 * torch.rand(10, 3, generator=generator)
+    positions = torch.cat([far[:5], close, far[5:]])
+    colors = torch.arange(50).float()[:, None].expand(50, 3)
+    kept = without_sparsest(PointCloud(positions, colors), 0.2)
+    assert torch.equal(kept.positions_world, close)
+    assert torch.equal(kept.colors, colors[5:45])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import math
-from dataclasses import replace
 
 import pytest
 import torch
@@ -15,7 +14,7 @@ from learn2splat import native
 from learn2splat.optim.adam import Adam
 from learn2splat.optim.base import NEIGHBOURS, StepContext
 from learn2splat.optim.learned.moments import DIRECTIONS, GROUPS
-from learn2splat.optim.learned.rule import LARGE, LearnedRule
+from learn2splat.optim.learned.rule import LearnedRule
 from learn2splat.optim.rates import GroupRates, PowerDecay
 from learn2splat.scene.lineage import Lineage
 from learn2splat.scene.neighbours import nearest_neighbours
@@ -88,24 +87,20 @@ def test_the_compiled_step_equals_the_plain_one(count: int, degree: int) -> None
             torch.testing.assert_close(getattr(two, name).double(), tensor, rtol=2e-5, atol=1e-5 * size)
 
 
-def test_growth_of_what_is_large_on_the_screen_is_restrained_and_nothing_else() -> None:
-    count, power = 50, 1.5
+def test_steps_of_scales_are_divided_by_a_power_of_the_relative_size_on_the_screen() -> None:
+    count, power = 51, 0.7
     plain = trained()
     with torch.no_grad():
-        plain.restraint.zero_()
+        plain.size_power.zero_()
     rule = copy.deepcopy(plain)
     with torch.no_grad():
-        rule.restraint.fill_(power)
+        rule.size_power.fill_(power)
     scene, grads, ctx = random_scene(count), random_scene(count, seed=1), context(3, count)
-    scene = replace(scene, log_scales=scene.log_scales + 3.0 * (torch.arange(count) % 4 == 0)[:, None])
     assert ctx.pixel_footprint_world is not None
     one, two = (by.update(grads, by.init(scene), scene, ctx)[0] for by in (plain, rule))
-    size = scene.log_scales.amax(dim=1).exp() / ctx.pixel_footprint_world
-    relative = (size / (LARGE * size.median()))[:, None].expand(count, 3)
-    restrained = (relative > 1) & (one.log_scales > 0)
-    assert 0 < int(restrained.sum()) < 3 * count
-    expected = torch.where(restrained, one.log_scales / relative**power, one.log_scales)
-    torch.testing.assert_close(two.log_scales, expected)
+    size_px = scene.log_scales.mean(dim=1).exp() / ctx.pixel_footprint_world
+    expected = one.log_scales * (size_px / size_px.median())[:, None] ** -power
+    torch.testing.assert_close(two.log_scales, expected, rtol=1e-6, atol=0)
     for name, tensor in one.items():
         assert name == "log_scales" or torch.equal(tensor, getattr(two, name))
 

@@ -83,6 +83,24 @@ int32_t l2s_pull_back(L2sRendering* r, const L2sScene* scene, const L2sCotangent
     return 1;
 }
 
+int32_t l2s_push_forward(L2sRendering* r, const L2sScene* scene, const L2sTangent* tangent, const L2sImages* out,
+                         int32_t threads) try {
+    push_forward_parameters(*r, *scene, *tangent, threads);
+    push_forward_tiles(*r, *out, threads);
+    return 0;
+} catch (const std::bad_alloc&) {
+    return 1;
+}
+
+int32_t l2s_curvature(L2sRendering* r, const L2sScene* scene, const float* weights, const L2sCurvature* out,
+                      int32_t threads) try {
+    curvature_tiles(*r, weights, threads);
+    curvature_parameters(*r, *scene, *out, threads);
+    return 0;
+} catch (const std::bad_alloc&) {
+    return 1;
+}
+
 void l2s_statistics(const L2sRendering* r, L2sStatistics* out) { *out = r->statistics; }
 
 void l2s_free(L2sRendering* rendering) {

@@ -61,6 +61,17 @@ struct L2sGradients {
     float* means2d;            // [V, N, 2], optional
 };
 
+// A direction in the space of the raw parameters; arrays of their shapes.
+struct L2sTangent {
+    const float *means, *log_scales, *quats, *logit_opacities, *sh;
+};
+
+// Second derivatives of half the weighted sum of squares of the images' change, J^T W J.
+struct L2sCurvature {
+    L2sGradient diagonal;
+    float* blocks;  // [N, 10, 10] of means, log_scales and quats of one Gaussian, optional
+};
+
 // What the last calls on a rendering did, for benchmarks.
 struct L2sStatistics {
     int64_t tile_entries;                                    // (Gaussian, tile) pairs
@@ -80,6 +91,16 @@ L2S_PUBLIC L2sRendering* l2s_render(const L2sScene*, const L2sCameras*, const L2
 // Transposed derivative of a rendering. `scene` must hold the values that were rendered. Returns 0, or 1 when memory
 // ran out. May be called repeatedly.
 L2S_PUBLIC int32_t l2s_pull_back(L2sRendering*, const L2sScene*, const L2sCotangents*, const L2sGradients*,
+                                 int32_t threads);
+
+// Derivative of a rendering along `tangent`, into image, alpha and, for a rendering with depth, depth; radii are not
+// written. Sorting, culling and stops are those of the rendering, so that l2s_pull_back is the exact transpose.
+// Arguments, result and repetition as for l2s_pull_back.
+L2S_PUBLIC int32_t l2s_push_forward(L2sRendering*, const L2sScene*, const L2sTangent* tangent, const L2sImages*,
+                                    int32_t threads);
+
+// J^T W J of the image; weights [V, H, W, 3] are the diagonal of W, optional: 1. Otherwise as l2s_pull_back.
+L2S_PUBLIC int32_t l2s_curvature(L2sRendering*, const L2sScene*, const float* weights, const L2sCurvature*,
                                  int32_t threads);
 
 L2S_PUBLIC void l2s_statistics(const L2sRendering*, L2sStatistics*);

@@ -5,8 +5,6 @@
 namespace l2s {
 namespace {
 
-constexpr int kBatch = 96;  // entries prepared at a time: their tables stay in the first-level cache
-
 struct Blended {
     vf transmittance;  // after the last Gaussian before the stop
     vf running;        // likewise but never stopping; only its falling below the threshold matters
@@ -18,39 +16,9 @@ struct Workspace {
     BlockGrid grid;
     Blended blocks[kBlocks];
     TileSplat splats[kBatch];
-    BlockMask masks[kBatch];
-    uint32_t lists[kBlocks][kBatch + W];
-    int lengths[kBlocks];
+    BlockLists lists;
     int64_t evaluations;
 };
-
-// The splats that reach each block; two more list entries are valid but mean nothing, as blending looks ahead.
-void list_blocks(Workspace& w, int n, BlockMask live) {
-#if defined(__AVX512F__)
-    for (int block = 0; block < kBlocks; ++block) {
-        w.lengths[block] = 0;
-        if (!(live >> block & 1)) continue;
-        int length = 0;
-        __m512i bit = _mm512_set1_epi32(1 << block), index = (__m512i)lane_index();
-        for (int i = 0; i < n; i += W, index = _mm512_add_epi32(index, _mm512_set1_epi32(W))) {
-            __m512i masks = _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i*)(w.masks + i)));
-            __mmask16 hit = _mm512_test_epi32_mask(masks, bit);
-            _mm512_storeu_si512(w.lists[block] + length, _mm512_maskz_compress_epi32(hit, index));
-            length += __builtin_popcount(hit);
-        }
-        w.lengths[block] = length;
-    }
-#else
-    for (int block = 0; block < kBlocks; ++block) w.lengths[block] = 0;
-    for (int i = 0; i < n; ++i)
-        for (uint64_t m = w.masks[i] & live; m; m &= m - 1) {
-            int block = __builtin_ctzll(m);
-            w.lists[block][w.lengths[block]++] = i;
-        }
-#endif
-    for (int block = 0; block < kBlocks; ++block)
-        w.lists[block][w.lengths[block]] = w.lists[block][w.lengths[block] + 1] = 0;
-}
 
 // Blend the listed splats into one block. Returns how many it took until no pixel was open any more.
 //
@@ -106,23 +74,14 @@ void close_tile(L2sRendering& r, const Workspace& w, const Tile& tile, const L2s
     const float* background = r.view[tile.view].background;
     float* transmittance = r.transmittance.data() + tile.index * kTilePixels;
     int32_t* last = r.last.data() + tile.index * kTilePixels;
-    RowPlane left, red, green, blue, depth;
+    TileImages images;
     for (int block = 0; block < kBlocks; ++block) {
         const Blended& b = w.blocks[block];
         store(transmittance + block * W, b.transmittance);
         std::memcpy(last + block * W, &b.last, sizeof(vi));
-        left.set_block(block, b.transmittance);
-        red.set_block(block, b.red + b.transmittance * background[0]);
-        green.set_block(block, b.green + b.transmittance * background[1]);
-        blue.set_block(block, b.blue + b.transmittance * background[2]);
-        if (out.depth) depth.set_block(block, b.depth);
+        images.set_block(block, b, background);
     }
-    for (int y = 0; y < tile.height; ++y) {
-        int64_t pixel = tile.pixel(r, 0, y);
-        store_colors(out.image + 3 * pixel, tile.width, red.at[y], green.at[y], blue.at[y]);
-        for (int x = 0; x < tile.width; ++x) out.alpha[pixel + x] = 1.0f - left.at[y][x];
-        if (out.depth) std::memcpy(out.depth + pixel, depth.at[y], tile.width * sizeof(float));
-    }
+    images.write(r, tile, 1.0f, out);
 }
 
 template <bool kWithDepth>
@@ -140,21 +99,21 @@ void blend_tile(L2sRendering& r, Workspace& w, const Tile& tile, const L2sImages
             if (ahead < end) __builtin_prefetch(splats + entries[ahead].gaussian);
             const Splat& s = splats[entries[start + i].gaussian];
             w.splats[i].set(s, tile);
-            w.masks[i] = blocks_reached(s, tile, w.grid) & live;
-            masks[start + i] = w.masks[i];
+            w.lists.masks[i] = blocks_reached(s, tile, w.grid) & live;
+            masks[start + i] = w.lists.masks[i];
         }
-        for (int i = n; i < kBatch && i % W; ++i) w.masks[i] = 0;
-        list_blocks(w, n, live);
+        w.lists.fill(n, live);
         for (int block = 0; block < kBlocks; ++block) {
-            if (!w.lengths[block]) continue;
-            const uint32_t* list = w.lists[block];
-            int taken = blend_block<kWithDepth>(w.blocks[block], w.splats, list, w.lengths[block], (int)(start - begin),
+            const int length = w.lists.lengths[block];
+            if (!length) continue;
+            const uint32_t* list = w.lists.indices[block];
+            int taken = blend_block<kWithDepth>(w.blocks[block], w.splats, list, length, (int)(start - begin),
                                                 w.grid.x[block], w.grid.y[block], r.settings.max_alpha);
             w.evaluations += taken;
             if (any(less(splat(kMinTransmittance), w.blocks[block].running))) continue;
             BlockMask bit = (BlockMask)((BlockMask)1 << block);
             live &= (BlockMask)~bit;
-            for (int k = taken; k < w.lengths[block]; ++k) masks[start + list[k]] &= (BlockMask)~bit;
+            for (int k = taken; k < length; ++k) masks[start + list[k]] &= (BlockMask)~bit;
         }
     }
     close_tile(r, w, tile, out);

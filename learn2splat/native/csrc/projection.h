@@ -129,4 +129,27 @@ L2S_INLINE void evaluate_color(const Vec3& dir, int degree, const vf* sh, vf* ba
         for (int c = 0; c < 3; ++c) color[c] = fma(basis[k], sh[3 * k + c], color[c]);
 }
 
+// Sums what a sweep left of W Gaussians in one view, in the order of tiles. Returns whether there was anything.
+template <class Row>
+L2S_INLINE bool sum_rows(const L2sRendering& r, const Buffer<Row>& buffer, int v, int64_t first, int lanes, vf* sums) {
+    constexpr int fields = sizeof(Row) / sizeof(float), parts = fields / W;
+    const uint8_t* touched = r.touched.data() + r.row_begin[v];
+    const Row* rows = buffer.data() + r.row_begin[v];
+    const TileBox* boxes = r.boxes.data() + v * r.count + first;
+    int64_t row = r.first_row[v * r.count + first];
+    Row totals[W] = {};
+    bool found = false;
+    for (int i = 0; i < lanes; ++i) {
+        vf total[parts] = {};
+        for (int64_t end = row + boxes[i].count(); row < end; ++row) {
+            if (!touched[row]) continue;
+            for (int part = 0; part < parts; ++part) total[part] += load(rows[row].field + part * W);
+            found = true;
+        }
+        for (int part = 0; part < parts; ++part) store(totals[i].field + part * W, total[part]);
+    }
+    if (found) gather_rows(totals[0].field, fields, fields, W, sums);
+    return found;
+}
+
 }  // namespace l2s

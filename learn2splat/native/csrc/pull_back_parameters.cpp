@@ -25,28 +25,6 @@ struct Chunk {
 
 L2S_INLINE vf dot(const vf* a, const vf* b) { return a[0] * b[0] + a[1] * b[1] + a[2] * b[2]; }
 
-// Sums the rows of the chunk's Gaussians in one view. Returns whether there were any.
-bool sum_rows(const L2sRendering& r, int v, const Chunk& chunk, vf sums[kRowFields]) {
-    constexpr int parts = kRowFields / W;
-    const uint8_t* touched = r.touched.data() + r.row_begin[v];
-    const Row* rows = r.rows.data() + r.row_begin[v];
-    const TileBox* boxes = r.boxes.data() + v * r.count + chunk.first;
-    int64_t row = r.first_row[v * r.count + chunk.first];
-    Row totals[W] = {};
-    bool found = false;
-    for (int i = 0; i < chunk.lanes; ++i) {
-        vf total[parts] = {};
-        for (int64_t end = row + boxes[i].count(); row < end; ++row) {
-            if (!touched[row]) continue;
-            for (int part = 0; part < parts; ++part) total[part] += load(rows[row].field + part * W);
-            found = true;
-        }
-        for (int part = 0; part < parts; ++part) store(totals[i].field + part * W, total[part]);
-    }
-    if (found) gather_rows(totals[0].field, kRowFields, kRowFields, W, sums);
-    return found;
-}
-
 // Colour: basis x cotangent, and through the viewing direction to the mean.
 L2S_INLINE void pull_back_color(const L2sScene& scene, const View& view, const Vec3& mean, const vf* sh,
                                 const vf sums[kRowFields], Partial& out) {
@@ -155,7 +133,7 @@ void store_mean2d(float* out, const vf mean2d[2], const L2sRendering& r, int v, 
 L2S_INLINE bool add_view(const L2sRendering& r, const L2sScene& scene, const Shape& shape, const vf* sh, int v,
                          const Chunk& chunk, float* means2d, Partial& partial) {
     vf sums[kRowFields], mean2d[2] = {};
-    bool found = sum_rows(r, v, chunk, sums);
+    bool found = sum_rows(r, r.rows, v, chunk.first, chunk.lanes, sums);
     if (found) {
         partial.log_alpha += sums[kG];
         pull_back_screen(r, r.view[v], shape, sums, partial, mean2d);

@@ -115,6 +115,30 @@ struct Tile {
     }
 };
 
+// The images of a tile, gathered from its blocks.
+struct TileImages {
+    RowPlane left, red, green, blue, depth;
+
+    template <class Blended>
+    L2S_INLINE void set_block(int block, const Blended& b, const float background[3]) {
+        left.set_block(block, b.transmittance);
+        red.set_block(block, b.red + b.transmittance * background[0]);
+        green.set_block(block, b.green + b.transmittance * background[1]);
+        blue.set_block(block, b.blue + b.transmittance * background[2]);
+        depth.set_block(block, b.depth);
+    }
+
+    // `opaque` is the alpha where nothing is left of the transmittance.
+    void write(const L2sRendering& r, const Tile& tile, float opaque, const L2sImages& out) const {
+        for (int y = 0; y < tile.height; ++y) {
+            int64_t pixel = tile.pixel(r, 0, y);
+            store_colors(out.image + 3 * pixel, tile.width, red.at[y], green.at[y], blue.at[y]);
+            for (int x = 0; x < tile.width; ++x) out.alpha[pixel + x] = opaque - left.at[y][x];
+            if (out.depth) std::memcpy(out.depth + pixel, depth.at[y], tile.width * sizeof(float));
+        }
+    }
+};
+
 // A splat with its mean folded in: u = a x + b y + u0, v = c y + v0. Laid out like `Splat`, to be copied as a whole.
 struct alignas(64) TileSplat {
     float u0, v0;
@@ -163,6 +187,44 @@ L2S_INLINE BlockMask blocks_reached(const Splat& s, const Tile& tile, const Bloc
     }
     return reached;
 }
+
+constexpr int kBatch = 96;  // entries prepared at a time: their tables stay in the first-level cache
+
+// The splats of a batch that reach each block.
+struct BlockLists {
+    BlockMask masks[kBatch];
+    uint32_t indices[kBlocks][kBatch + W];
+    int lengths[kBlocks];
+
+    // From `masks` of n entries. Two more list entries are valid but mean nothing, as blending looks ahead.
+    void fill(int n, BlockMask live) {
+        for (int i = n; i < kBatch && i % W; ++i) masks[i] = 0;
+#if defined(__AVX512F__)
+        for (int block = 0; block < kBlocks; ++block) {
+            lengths[block] = 0;
+            if (!(live >> block & 1)) continue;
+            int length = 0;
+            __m512i bit = _mm512_set1_epi32(1 << block), index = (__m512i)lane_index();
+            for (int i = 0; i < n; i += W, index = _mm512_add_epi32(index, _mm512_set1_epi32(W))) {
+                __m512i chunk = _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i*)(masks + i)));
+                __mmask16 hit = _mm512_test_epi32_mask(chunk, bit);
+                _mm512_storeu_si512(indices[block] + length, _mm512_maskz_compress_epi32(hit, index));
+                length += __builtin_popcount(hit);
+            }
+            lengths[block] = length;
+        }
+#else
+        for (int block = 0; block < kBlocks; ++block) lengths[block] = 0;
+        for (int i = 0; i < n; ++i)
+            for (uint64_t m = masks[i] & live; m; m &= m - 1) {
+                int block = __builtin_ctzll(m);
+                indices[block][lengths[block]++] = i;
+            }
+#endif
+        for (int block = 0; block < kBlocks; ++block)
+            indices[block][lengths[block]] = indices[block][lengths[block] + 1] = 0;
+    }
+};
 
 // Transmittance behind stopped pixels decays into denormal numbers, which some CPUs handle a hundred times slower.
 class FlushDenormals {

@@ -5,6 +5,12 @@
 //   blend    ->  images; masks, last, transmittance
 //   pull_back_tiles       ->  rows       one per (Gaussian, tile): derivatives by the splat's screen quantities
 //   pull_back_parameters  ->  gradients by the raw parameters
+//
+// On the same rendering, with all its decisions as they were taken:
+//   push_forward_parameters  ->  tangents        of each splat
+//   push_forward_tiles       ->  images          J v
+//   curvature_tiles          ->  curvature_rows  one per (Gaussian, tile): second moments of screen derivatives
+//   curvature_parameters     ->  diagonal and blocks of J^T W J
 #pragma once
 
 #include <ctime>
@@ -71,6 +77,20 @@ struct alignas(64) Row {
     float field[kRowFields];
 };
 
+// Second moments of one entry, weighted and summed over pixels and channels. With g as above for the one channel:
+// kMij is the sum of g^2 u^i v^j; kCross + 5 c + k of channel c's g w (u, v, u^2, u v, v^2); kColor2 + c of w^2.
+enum CurvatureField {
+    kM00, kM20, kM11, kM02, kM30, kM21, kM12, kM03, kM40, kM31, kM22, kM13, kM04,
+    kCross,
+    kColor2 = kCross + 15,
+    kCurvatureFields = 32
+};
+struct alignas(64) CurvatureRow {
+    float field[kCurvatureFields];
+};
+static_assert(kColor2 + 3 <= kCurvatureFields, "two cache lines");
+constexpr int kBlockSide = 10;  // mean, scales and quaternion
+
 struct View {
     float rotation[3][3], translation[3], center[3];  // camera from world; camera centre in the world
     float fx, fy, cx, cy;
@@ -101,7 +121,9 @@ struct L2sRendering {
     l2s::Buffer<float> transmittance;   // [views, tiles, 256] in block order
     l2s::Buffer<int32_t> last;          // likewise: entry of the tile after which the pixel had stopped
     l2s::Buffer<l2s::Row> rows;         // per entry, in order of (view, Gaussian, tile)
-    l2s::Buffer<uint8_t> touched;       // per row: whether it was written
+    l2s::Buffer<l2s::Row> tangents;     // [views, count], written where drawn
+    l2s::Buffer<l2s::CurvatureRow> curvature_rows;  // like rows
+    l2s::Buffer<uint8_t> touched;       // per row of the last sweep: whether it was written
 
     int tiles() const { return tiles_x * tiles_y; }
 };
@@ -120,5 +142,9 @@ void bin(L2sRendering& r, int threads);
 void blend(L2sRendering& r, const L2sImages& out, int threads);
 void pull_back_tiles(L2sRendering& r, const L2sCotangents& cotangents, int threads);
 void pull_back_parameters(const L2sRendering& r, const L2sScene& scene, const L2sGradients& out, int threads);
+void push_forward_parameters(L2sRendering& r, const L2sScene& scene, const L2sTangent& tangent, int threads);
+void push_forward_tiles(const L2sRendering& r, const L2sImages& out, int threads);
+void curvature_tiles(L2sRendering& r, const float* weights, int threads);
+void curvature_parameters(const L2sRendering& r, const L2sScene& scene, const L2sCurvature& out, int threads);
 
 }  // namespace l2s

@@ -34,7 +34,7 @@ def late_share(log_knots: Sequence[float]) -> list[float]:
     return [min(1.0, max(0.0, (knot - math.log(50)) / math.log(20))) for knot in log_knots]
 
 
-def row_of(parameter: Tensor, row: Any, values: Sequence[float] | float) -> Tensor:
+def row_of(parameter: Tensor, row: Any, values: Sequence[float]) -> Tensor:
     """Zeros in the shape of ``parameter``, but for its rows at index ``row``."""
     filled = torch.zeros_like(parameter, requires_grad=False)
     filled[row] = torch.tensor(values).to(filled)

@@ -35,8 +35,8 @@ MAX_LOG_STEP = 2.5
 PERSISTENCE_MEMORY = 0.9
 """Decay per step of the inner products that persistence is made of."""
 TINY = 1e-60
-LARGE = 3.0
-"""Size on the screen, relative to the median Gaussian's, from which growth is restrained."""
+MOST_BY_SIZE = 8.0
+"""The size on the screen changes the steps of scales by this factor at most."""
 OPPOSED = 0.8
 """Negative weights may take away this share of what the base and the positive weights add, so that it stays descent."""
 
@@ -61,8 +61,8 @@ class LearnedRule(torch.nn.Module):
     (m + damping g) / sqrt(v), b_j those of `DIRECTIONS`, and s, w piecewise linear in log(1 + t). s is so in the
     logarithm of the number of training views, too, and has a part proportional to the group's persistence: the running
     correlation of the newest gradient with the momentum, which is low where batches disagree or steps are too long.
-    Steps that enlarge a Gaussian r times as large on the screen as `LARGE` median ones are divided by r to the power
-    of ``restraint``, piecewise linear over the number of views like s: a large one veils views that were held out.
+    Steps of a Gaussian's scales are divided by its size on the screen, relative to the median Gaussian's, to the power
+    of ``size_power``, piecewise linear in log(1 + t): a step of a large one changes more of a picture.
     With all constants zero it is Adam with ``rates``, ``schedule`` and ``damping``. In training mode updates are
     differentiable in the constants.
 
@@ -91,7 +91,7 @@ class LearnedRule(torch.nn.Module):
         self.log_step = torch.nn.Parameter(torch.zeros(len(GROUPS), len(views), len(knots)))
         self.weight = torch.nn.Parameter(torch.zeros(len(GROUPS), len(DIRECTIONS), len(knots)))
         self.feedback = torch.nn.Parameter(torch.zeros(len(GROUPS), len(knots)))
-        self.restraint = torch.nn.Parameter(torch.zeros(len(views)))
+        self.size_power = torch.nn.Parameter(torch.zeros(len(knots)))
 
     @property
     def needs(self) -> frozenset[Need]:
@@ -128,14 +128,13 @@ class LearnedRule(torch.nn.Module):
         early = [min(1.0, max(0.0, 1 - (knot - math.log(10)) / math.log(10))) for knot in self.log_knots]
         whole = [1.0] * len(late)
         in_use = hat_functions(train_views, self.log_views).nonzero().flatten().tolist()
-        spans = [(early, list(range(len(self.log_views))))]
-        spans += [(span, [knot]) for knot in in_use for span in (whole, late)]
+        spans = [(span, knot) for knot in in_use for span in (early, whole, late)]
         found = [
-            {"log_step": row_of(self.log_step, (row, views), [0.25 * share for share in span])}
+            {"log_step": row_of(self.log_step, (row, knot), [0.25 * share for share in span])}
             for row in range(len(GROUPS))
-            for span, views in spans
+            for span, knot in spans
         ]
-        found += [{"restraint": row_of(self.restraint, knot, 1.0)} for knot in in_use]
+        found += [{"size_power": torch.tensor(span).to(self.size_power) * 0.3} for span in (early, late)]
         found += [{"feedback": row_of(self.feedback, row, [0.5] * len(late))} for row in range(len(GROUPS))]
         found += [
             {"weight": row_of(self.weight, (row, column), [0.15] * len(late))}
@@ -161,30 +160,31 @@ class LearnedRule(torch.nn.Module):
         rates = base_rates(self.rates, self.schedule, scene, context)
         across, squared, squared_m = state.shared["products"].T
         constants = self.constants(context, across / (squared * squared_m).sqrt().clamp_min(TINY))
-        if self.training and torch.is_grad_enabled():
-            update, rows, newest = self._plain(grads, state, age, context.neighbours, rates, constants)
-        else:
-            with torch.no_grad():
-                fused = native.library() is not None and scene.means.device.type == "cpu"
-                step = self._fused if fused and scene.means.dtype == torch.float32 else self._plain
-                update, rows, newest = step(grads, state, age, context.neighbours, rates, constants)
+        learning = self.training and torch.is_grad_enabled()
+        fused = not learning and native.library() is not None and scene.means.device.type == "cpu"
+        step = self._fused if fused and scene.means.dtype == torch.float32 else self._plain
+        with torch.set_grad_enabled(learning):
+            update, rows, newest = step(grads, state, age, context.neighbours, rates, constants)
+            update = self._by_size(update, scene, context)
         products = PERSISTENCE_MEMORY * state.shared["products"] + (1 - PERSISTENCE_MEMORY) * newest
         return update, OptimizerState(rows | ages.as_rows(age), {"products": products})
 
     def reindex(self, state: OptimizerState, lineage: Lineage) -> OptimizerState:
         return state.take(lineage)
 
-    def _restrained(self, update: GaussianScene, scene: GaussianScene, context: StepContext) -> GaussianScene:
-        """``update`` with the growth of what is large on the screen divided by a power of its relative size."""
-        hats = hat_functions(context.train_views, self.log_views).to(self.restraint)
-        power = trusted((self.restraint @ hats).clamp_min(0), context.trust)
-        if not len(scene) or (float(power) == 0 and not power.requires_grad):
+    def _by_size(self, update: GaussianScene, scene: GaussianScene, context: StepContext) -> GaussianScene:
+        """``update`` with that of the scales divided by a power of the relative size on the screen."""
+        power = trusted(
+            self.size_power @ hat_functions(context.step, self.log_knots).to(self.size_power), context.trust
+        )
+        if not len(scene) or (float(power.detach()) == 0 and not power.requires_grad):
             return update
         assert context.pixel_footprint_world is not None
-        size_px = scene.log_scales.amax(dim=1).exp() / context.pixel_footprint_world.to(scene.means)
-        excess = (size_px / (LARGE * size_px.median())).clamp_min(1.0)[:, None]
-        growth = update.log_scales
-        return replace(update, log_scales=torch.where(growth > 0, growth * excess ** -power.to(growth), growth))
+        log_size_px = scene.log_scales.mean(dim=1) - context.pixel_footprint_world.to(scene.means).log()
+        relative = log_size_px - log_size_px.median()
+        most = math.log(MOST_BY_SIZE)
+        factor = (-power.to(relative) * relative).clamp(-most, most).exp()
+        return replace(update, log_scales=update.log_scales * factor[:, None])
 
     def _plain(
         self,

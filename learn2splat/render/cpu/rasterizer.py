@@ -23,6 +23,7 @@ from learn2splat.render.base import (
     RenderSettings,
     SceneGradients,
 )
+from learn2splat.render.jacobian import BLOCK_SIDE, Jacobian
 from learn2splat.scene.gaussians import GaussianScene
 
 
@@ -35,7 +36,7 @@ class CpuRenderer:
         BackendMissingError: the library was not built.
     """
 
-    capabilities = Capabilities(devices=("cpu",), per_view_gradients=True)
+    capabilities = Capabilities(devices=("cpu",), per_view_gradients=True, jacobian="exact", curvature_diagonal="exact")
 
     def __init__(self, settings: RenderSettings = RenderSettings()) -> None:
         if native.library() is None:
@@ -57,6 +58,9 @@ class CpuRenderer:
     ) -> tuple[RenderOutput, Pullback]:
         output, rendering = rasterise(scene, cameras, self.settings, **options)
         return output, rendering.pull_back
+
+    def jacobian(self, scene: GaussianScene, cameras: Cameras, **options: Unpack[RenderOptions]) -> Jacobian:
+        return _CpuJacobian(*rasterise(scene, cameras, self.settings, **options))
 
 
 def rasterise(
@@ -130,8 +134,7 @@ class Rendering:
         request: GradientRequest = GradientRequest(),
     ) -> SceneGradients:
         """The `Pullback` of this rendering; may be called any number of times."""
-        if _versions(self._given) != self._versions:
-            raise RuntimeError("the scene was changed in place after it was rendered: take the gradient first")
+        self._check_unchanged()
         expected = {"image": (image, (*self._shape, 3)), "alpha": (alpha, self._shape), "depth": (depth, self._shape)}
         for name, (cotangent, shape) in expected.items():
             if cotangent is not None and cotangent.shape != shape:
@@ -160,11 +163,70 @@ class Rendering:
         per_view = tuple(GaussianScene(*view) for view in zip(*stacked, strict=True)) if stacked else None
         return SceneGradients(total, means2d_px, squares, per_view)
 
+    def push_forward(self, direction: GaussianScene) -> Tensor:
+        """J v [V, H, W, 3]; may be called any number of times."""
+        self._check_unchanged()
+        for name, tensor in self._dense.items():
+            if getattr(direction, name).shape != tensor.shape:
+                raise ValueError(
+                    f"the direction's {name} are {tuple(getattr(direction, name).shape)}, expected "
+                    f"{tuple(tensor.shape)}"
+                )
+        given = [_dense(tensor) for tensor in direction.tensors()]
+        tangent = loader.Tangent(*map(_address, given))
+        image, alpha = torch.empty(*self._shape, 3), torch.empty(self._shape)
+        images = loader.Images(_address(image), _address(alpha), None, None)
+        if self._library.l2s_push_forward(
+            self._handle, byref(self._c_scene), byref(tangent), byref(images), self._threads
+        ):
+            raise MemoryError(f"derivative of {self._shape[0]} views by {len(self._dense)} Gaussians")
+        return image
+
+    def curvature(self, weights: Tensor | None, want_blocks: bool) -> tuple[GaussianScene, Tensor | None]:
+        """diag(J^T W J), and on demand its blocks [N, 10, 10]; may be called any number of times."""
+        self._check_unchanged()
+        if weights is not None and weights.shape != (*self._shape, 3):
+            raise ValueError(f"weights have shape {tuple(weights.shape)}, expected {(*self._shape, 3)}")
+        given = None if weights is None else _dense(weights)
+        diagonal = self._dense.map(torch.empty_like)
+        blocks = torch.empty(len(self._dense), BLOCK_SIDE, BLOCK_SIDE) if want_blocks else None
+        curvature = loader.Curvature(_c_gradient(diagonal.tensors()), _address(blocks))
+        if self._library.l2s_curvature(
+            self._handle, byref(self._c_scene), _address(given), byref(curvature), self._threads
+        ):
+            raise MemoryError(f"curvature of {len(self._dense)} Gaussians in {self._shape[0]} views")
+        return diagonal, blocks
+
+    def _check_unchanged(self) -> None:
+        if _versions(self._given) != self._versions:
+            raise RuntimeError("the scene was changed in place after it was rendered: take the gradient first")
+
     def statistics(self) -> dict[str, Any]:
         """Work counts and raster times of the last calls, for benchmarks."""
         statistics = loader.Statistics()
         self._library.l2s_statistics(self._handle, byref(statistics))
         return {field[0]: getattr(statistics, field[0]) for field in statistics._fields_}
+
+
+class _CpuJacobian:
+    """`Jacobian` of one rendering."""
+
+    def __init__(self, output: RenderOutput, rendering: Rendering) -> None:
+        self.output, self._rendering = output, rendering
+
+    def push_forward(self, direction: GaussianScene) -> Tensor:
+        return self._rendering.push_forward(direction)
+
+    def pull_back(self, image: Tensor) -> GaussianScene:
+        return self._rendering.pull_back(image).scene
+
+    def diagonal(self, weights: Tensor | None = None) -> GaussianScene:
+        return self._rendering.curvature(weights, want_blocks=False)[0]
+
+    def blocks(self, weights: Tensor | None = None) -> tuple[GaussianScene, Tensor]:
+        diagonal, blocks = self._rendering.curvature(weights, want_blocks=True)
+        assert blocks is not None
+        return diagonal, blocks
 
 
 class _Rasterise(torch.autograd.Function):

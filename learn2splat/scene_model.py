@@ -1,0 +1,115 @@
+"""The quadratic model of a loss of a scene on views of a capture: what methods of second order ask for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from learn2splat.losses import PhotometricLoss
+from learn2splat.optim.base import Need
+from learn2splat.render.jacobian import Jacobian
+from learn2splat.residuals import ImageModel, Residuals, RootPhotometric, SquaredError
+from learn2splat.scene.gaussians import GaussianScene
+from learn2splat.scene_loss import SceneLoss
+
+
+class SceneModel:
+    """The `QuadraticModel` of a scene's loss: value, J^T g, and H = J^T B J of the model g, B of the image loss.
+
+    J is the renderer's, with all decisions as they are at ``scene``.
+
+    Args:
+        scene_loss: photos, renderer and background.
+        residuals: the loss of images.
+        scene: N Gaussians, around which the model holds.
+        views: whose mean loss is meant.
+        sh_degree: harmonics up to this degree are used; default all.
+    """
+
+    def __init__(
+        self,
+        scene_loss: SceneLoss,
+        residuals: Residuals,
+        scene: GaussianScene,
+        views: Sequence[int],
+        sh_degree: int | None = None,
+    ) -> None:
+        self._loss, self._residuals, self._sh_degree = scene_loss, residuals, sh_degree
+        self._scene, self._parts = scene, []
+        for index, cameras in scene_loss.cameras.take(list(views)).groups_by_size():
+            chosen = [views[i] for i in index.tolist()]
+            jacobian = scene_loss.renderer.jacobian(
+                scene, cameras, background=scene_loss.background, sh_degree=sh_degree
+            )
+            model = residuals.model(jacobian.output.image, scene_loss.photos(chosen))
+            self._parts.append(_Part(chosen, len(chosen) / len(views), jacobian, model))
+
+    @property
+    def value(self) -> float:
+        return sum(part.share * part.model.value for part in self._parts)
+
+    @cached_property
+    def gradient(self) -> GaussianScene:
+        return self._sum([part.jacobian.pull_back(part.share * part.model.gradient) for part in self._parts])
+
+    def product(self, direction: GaussianScene) -> GaussianScene:
+        def of(part: _Part) -> GaussianScene:
+            change = part.jacobian.push_forward(direction)
+            return part.jacobian.pull_back(part.share * part.model.product(change))
+
+        return self._sum([of(part) for part in self._parts])
+
+    def diagonal(self) -> GaussianScene:
+        return self._sum([part.jacobian.diagonal(part.share * part.model.weights) for part in self._parts])
+
+    def blocks(self) -> tuple[GaussianScene, Tensor]:
+        parts = [part.jacobian.blocks(part.share * part.model.weights) for part in self._parts]
+        return self._sum([diagonal for diagonal, _ in parts]), torch.stack([blocks for _, blocks in parts]).sum(dim=0)
+
+    def value_at(self, scene: GaussianScene) -> float:
+        total = 0.0
+        for part in self._parts:
+            cameras = self._loss.cameras.take(part.views)
+            with torch.no_grad():
+                image = self._loss.renderer.render(
+                    scene, cameras, background=self._loss.background, sh_degree=self._sh_degree
+                ).image
+            total += part.share * self._residuals.value(image, self._loss.photos(part.views))
+        return total
+
+    @staticmethod
+    def _sum(parts: list[GaussianScene]) -> GaussianScene:
+        return parts[0] if len(parts) == 1 else parts[0].map(lambda *terms: sum(terms[1:], terms[0]), *parts[1:])
+
+
+class _Part:
+    """Views of one size."""
+
+    def __init__(self, views: list[int], share: float, jacobian: Jacobian, model: ImageModel) -> None:
+        self.views, self.share, self.jacobian, self.model = views, share, jacobian, model
+
+
+def scene_model(
+    scene_loss: SceneLoss,
+    needs: frozenset[Need],
+    scene: GaussianScene,
+    views: Sequence[int],
+    sh_degree: int | None = None,
+) -> SceneModel | None:
+    """The model that an optimizer ``needs``, or None when it needs none.
+
+    Raises:
+        ValueError: the loss of ``scene_loss`` is none that has the model asked for.
+    """
+    if Need.SQUARED_ERROR_MODEL in needs:
+        return SceneModel(scene_loss, SquaredError(), scene, views, sh_degree)
+    if Need.LOSS_MODEL not in needs:
+        return None
+    if not isinstance(scene_loss.loss, PhotometricLoss):
+        raise ValueError(
+            f"{type(scene_loss.loss).__name__} has no quadratic model: use loss=photometric, or residuals='squared'"
+        )
+    return SceneModel(scene_loss, RootPhotometric(scene_loss.loss), scene, views, sh_degree)
