@@ -177,7 +177,7 @@ class LearnedRule(torch.nn.Module):
         power = trusted(
             self.size_power @ hat_functions(context.step, self.log_knots).to(self.size_power), context.trust
         )
-        if not len(scene) or (float(power.detach()) == 0 and not power.requires_grad):
+        if not len(scene):
             return update
         assert context.pixel_footprint_world is not None
         log_size_px = scene.log_scales.mean(dim=1) - context.pixel_footprint_world.to(scene.means).log()
