@@ -28,9 +28,9 @@ from learn2splat.rollout import Rollout
 from learn2splat.rollout_state import Outcome, RolloutState, StepRecord
 from learn2splat.run_folder import RunFolder, machine
 from learn2splat.scene.gaussians import GaussianScene
-from learn2splat.scene.initialise import initial_scene
 from learn2splat.scene.ply import write_ply
 from learn2splat.scene_loss import SceneLoss
+from learn2splat.start import start_scene
 
 PROBED_STEPS = 500
 """Runs of fewer steps rarely over-fit: there views that are not optimised on cost more than they save."""
@@ -136,7 +136,7 @@ class Session:
             assert folder is not None
             state = folder.load_checkpoint(sampler, device)
         else:
-            scene = initial_scene(
+            scene = start_scene(
                 data,
                 self.train,
                 str(config.init),

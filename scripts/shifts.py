@@ -31,7 +31,7 @@ def main() -> None:
 
     from learn2splat.data.base import PointCloud, SceneData
     from learn2splat.data.sources import load_scene
-    from learn2splat.eval.methods import method, pinned
+    from learn2splat.eval.methods import method
     from learn2splat.eval.protocol import Budgets, run_task
     from learn2splat.eval.store import RowStore
     from learn2splat.eval.task import Task

@@ -14,6 +14,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from learn2splat.cameras import Cameras
 from learn2splat.scene.gaussians import GaussianScene
 from learn2splat.scene.lineage import Lineage
 
@@ -33,6 +34,27 @@ class Need(Enum):
     NEIGHBOURS = "neighbours"
     CLUSTERS = "clusters"
     TRUST = "trust"
+    RENDERINGS = "renderings"
+    """Of all training views, instead of gradients: those are not computed, and given as zeros."""
+
+
+@dataclass(frozen=True)
+class Renderings:
+    """Views of one size as they are and as they should be.
+
+    Args:
+        cameras: V views.
+        photos: [V, H, W, 3] in 0..1.
+        images: [V, H, W, 3] colour, background included.
+        alpha: [V, H, W] accumulated opacity.
+        depth: [V, H, W] sum of blending weight x camera depth, world units.
+    """
+
+    cameras: Cameras
+    photos: Tensor
+    images: Tensor
+    alpha: Tensor
+    depth: Tensor
 
 
 @dataclass(frozen=True)
@@ -54,6 +76,7 @@ class StepContext:
         trust: share in 0..1 of what was learned that is used, in logarithms of steps and in weights: at 0 a learned
             optimizer is its base, to the bit. A guard sets it for optimizers that ask for it (`Need.TRUST`).
         view_squares: sum over views of the squared gradient of that view's loss / batch_views (`Need.VIEW_SQUARES`).
+        renderings: of all training views, before the update (`Need.RENDERINGS`).
     """
 
     step: int
@@ -69,6 +92,7 @@ class StepContext:
     clusters: Tensor | None = None
     probe_loss: float | None = None
     trust: float = 1.0
+    renderings: Renderings | None = None
 
 
 @dataclass(frozen=True)
