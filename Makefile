@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 NATIVE := $(wildcard learn2splat/native/csrc/*) CMakeLists.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint bench meta-train leaderboard leaderboard-full wheel clean
+.PHONY: help setup demo test lint bench meta-train train-predict train-resplat leaderboard leaderboard-full wheel clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -49,6 +49,12 @@ space := $(empty) $(empty)
 meta-train: setup  ## train learned-rule from nothing on procedural scenes and, when present, CAPTURES, on all cores
 	OMP_NUM_THREADS=1 $(BIN)/torchrun --standalone --nproc-per-node $$(nproc) -m learn2splat.cli meta-train --out outputs/meta/learned-rule experiment=rule \
 		"data.captures=[$(subst $(space),$(comma),$(strip $(CAPTURES)))]"
+
+train-predict: setup  ## train the feed-forward initialiser on procedural scenes, for --init predict:outputs/meta/predict/initialiser
+	$(BIN)/l2s meta-train experiment=predict
+
+train-resplat: setup  ## train the recurrent updater on top of the initialiser that train-predict left
+	$(BIN)/l2s meta-train experiment=resplat
 
 leaderboard: setup  ## all optimizers on small scenes, under an hour; resumable
 	$(BIN)/l2s leaderboard

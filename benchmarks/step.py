@@ -22,9 +22,9 @@ from rasterizer import orbit, synthetic_scene
 
 from learn2splat.config import build, compose
 from learn2splat.data.base import SceneData
+from learn2splat.data.resize import PhotoStack
 from learn2splat.data.views import RandomViews
 from learn2splat.losses import PhotometricLoss
-from learn2splat.meta.tasks import PhotoStack
 from learn2splat.optim.base import SceneOptimizer
 from learn2splat.render.cpu import CpuRenderer
 from learn2splat.rollout import GEOMETRY_EVERY, Rollout

@@ -82,6 +82,11 @@ class Cameras:
         scale = torch.stack([scale_x, scale_y, torch.ones_like(scale_x)], dim=-1)
         return replace(self, K=self.K * scale[:, :, None], widths=widths, heights=heights)
 
+    def rays(self, pixels: Tensor) -> Tensor:
+        """[V, ..., 3] viewing directions through ``pixels`` [..., 2], in the camera's frame, with z = 1."""
+        homogeneous = torch.cat([pixels, torch.ones_like(pixels[..., :1])], dim=-1)
+        return torch.einsum("vij,...j->v...i", torch.linalg.inv(self.K), homogeneous)
+
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Cameras:
         """Move everything to ``device`` and the matrices to ``dtype``."""
         return Cameras(

@@ -79,6 +79,18 @@ def load(folder: Path, kind: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
         raise BadCheckpointError(f"{folder}: not a readable checkpoint ({error!r})") from error
 
 
+def kind_of(folder: Path) -> str:
+    """What ``folder`` is a checkpoint of.
+
+    Raises:
+        BadCheckpointError: it is none.
+    """
+    try:
+        return str(json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["kind"])
+    except (OSError, json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
+        raise BadCheckpointError(f"{folder}: no checkpoint ({error!r})") from error
+
+
 def _digest(path: Path) -> str:
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()

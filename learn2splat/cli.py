@@ -52,7 +52,9 @@ Examples:
 )
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), help="Where to optimise (auto).")
 @click.option("--renderer", metavar="NAME", help="auto, cpu, gsplat or reference (auto).")
-@click.option("--init", metavar="KIND", help="auto, sfm, random or ply:FILE (auto: sfm when there are points).")
+@click.option(
+    "--init", metavar="KIND", help="auto, sfm, random, ply:FILE or predict[:FOLDER] (auto: sfm, else random)."
+)
 @click.option("--views", metavar="KIND", help="dense, or sparse:K for K context views (dense).")
 @click.option("--batch-views", type=int, help="Views per step (4).")
 @click.option("--max-size", type=int, metavar="PX", help="Long side of the photos (1600).")
@@ -111,13 +113,14 @@ def optimize(
 Examples:
   l2s meta-train
   l2s meta-train --out outputs/meta/mine train.meta_steps=2000 "data.captures=[/captures/garden]"
-  l2s meta-train objective=greedy""",
+  l2s meta-train objective=greedy
+  l2s meta-train experiment=predict""",
 )
 @click.option("--out", type=click.Path(path_type=Path), help="Folder of the training; one that holds a run is resumed.")
 @click.option("--quiet", is_flag=True, help="Print errors only.")
 @click.argument("overrides", nargs=-1, metavar="[GROUP.KEY=VALUE]...")
 def meta_train(overrides: tuple[str, ...], out: Path | None, quiet: bool) -> None:
-    """Meta-train a learned optimizer; resumes by itself."""
+    """Meta-train a learned optimizer, or train an initialiser; resumes by itself."""
     interrupts = Interrupts()
     from learn2splat.config import compose
     from learn2splat.training import meta_train as train

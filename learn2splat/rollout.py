@@ -14,6 +14,7 @@ import torch
 
 from learn2splat.data.views import ViewSampler
 from learn2splat.densify.base import Growth, ScreenEvidence
+from learn2splat.errors import UserError
 from learn2splat.memory import MemoryLimitError
 from learn2splat.optim.base import (
     CLUSTERS,
@@ -81,6 +82,9 @@ class Rollout:
         self.train_cameras = scene_loss.cameras.take(self.train)
         self.extent_world = self.train_cameras.extent_world or 1.0
         self.guarded, self.leans = guarded, guarded and Need.TRUST in optimizer.needs
+        self.by_renderings = Need.RENDERINGS in optimizer.needs
+        if self.by_renderings and growth.densifier.needs_screen:
+            raise UserError("this densifier watches gradients and this optimizer uses none: give densify=none or mcmc")
         self.request = GradientRequest(
             means2d_px=growth.densifier.needs_screen, view_squares=Need.VIEW_SQUARES in optimizer.needs
         )
@@ -142,7 +146,7 @@ class Rollout:
         before, started = self.state, self._clock()
         views = self.sampler.draw()
         sh_degree = self.growth.sh_degree(before.step, before.scene.sh_degree)
-        batch = self.scene_loss.gradient(before.scene, views, self.request, sh_degree)
+        batch = self._measured(before.scene, views, sh_degree)
         rendered = self._clock()
         if not math.isfinite(batch.loss):
             return None
@@ -164,6 +168,12 @@ class Rollout:
         return StepRecord(
             after.step, batch.loss, batch.l1, batch.ssim, rendered - started, finished - rendered, len(after.scene)
         )
+
+    def _measured(self, scene: GaussianScene, views: Sequence[int], sh_degree: int | None = None) -> LossGradient:
+        """Loss and gradient on ``views``; for an optimizer by renderings, loss and renderings of all training views."""
+        if self.by_renderings:
+            return self.scene_loss.rendered(scene, self.train, sh_degree)
+        return self.scene_loss.gradient(scene, views, self.request, sh_degree)
 
     def _updated(
         self, before: RolloutState, batch: LossGradient, views: Sequence[int]
@@ -217,6 +227,7 @@ class Rollout:
             clusters=state.clusters,
             probe_loss=state.probe_loss if self.probe else None,
             model=scene_model(self.scene_loss, self.optimizer.needs, state.scene, views, sh_degree),
+            renderings=batch.renderings,
         )
 
     def _densified(self, state: RolloutState, evidence: ScreenEvidence | None) -> RolloutState:
@@ -255,7 +266,7 @@ class Rollout:
     def _warm_up(self) -> None:
         """Load libraries and fill caches outside the measured time; changes nothing else."""
         started = self._clock()
-        self.scene_loss.gradient(self.state.scene, self.train[:1], self.request)
+        self._measured(self.state.scene, self.train[:1])
         for view in self.train:
             self.scene_loss.data.photos[view]  # decoded now, and kept as far as the cache goes
         if self.state.step == 0:

@@ -10,7 +10,9 @@ from torch import Tensor
 
 from learn2splat.data.base import SceneData
 from learn2splat.densify.base import ScreenEvidence
+from learn2splat.errors import UserError
 from learn2splat.losses import ImageLoss
+from learn2splat.optim.base import Renderings, zeros_like
 from learn2splat.render.base import GradientRequest, Renderer
 from learn2splat.scene.gaussians import GaussianScene
 
@@ -26,6 +28,7 @@ class LossGradient:
         visible: [N] bool, drawn in at least one of the views.
         view_squares: sum over views of the squared gradient of (loss of that view / views in the batch), or None.
         screen: what a densifier looks at, or None.
+        renderings: of the views, when they were asked for instead of gradients.
     """
 
     loss: float
@@ -35,6 +38,7 @@ class LossGradient:
     visible: Tensor
     view_squares: GaussianScene | None
     screen: ScreenEvidence | None
+    renderings: Renderings | None = None
 
 
 class SceneLoss:
@@ -101,6 +105,34 @@ class SceneLoss:
                 None if first.screen is None or other.screen is None else first.screen.plus(other.screen),
             )
         return first
+
+    def rendered(self, scene: GaussianScene, views: Sequence[int], sh_degree: int | None = None) -> LossGradient:
+        """What `gradient` gives, but with renderings: nothing is differentiated, and the gradients are zeros.
+
+        Raises:
+            UserError: the views differ in size.
+        """
+        cameras = self.cameras.take(list(views))
+        sizes = set(zip(cameras.widths.tolist(), cameras.heights.tolist(), strict=True))
+        if len(sizes) > 1:
+            raise UserError(f"photos of {len(sizes)} sizes: an optimizer that compares renderings takes photos of one")
+        with torch.no_grad():
+            output = self.renderer.render(
+                scene.detach(), cameras, background=self.background, sh_degree=sh_degree, depth=True
+            )
+        assert output.depth is not None
+        photos = self.photos(views)
+        terms = self.loss(output.image, photos)
+        return LossGradient(
+            loss=terms.loss,
+            l1=float(terms.l1.mean()),
+            ssim=float(terms.ssim.mean()),
+            grads=zeros_like(scene.detach()),
+            visible=output.visible.any(dim=0),
+            view_squares=None,
+            screen=None,
+            renderings=Renderings(cameras, photos, output.image, output.alpha, output.depth),
+        )
 
     def value(self, scene: GaussianScene, views: Sequence[int], sh_degree: int | None = None) -> float:
         """Mean loss on ``views``; harmonics up to ``sh_degree`` are used, by default all."""

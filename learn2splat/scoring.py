@@ -1,18 +1,29 @@
-"""The score that chooses among weights: held-out PSNR of full rollouts, over scenes and log-spaced steps."""
+"""The scores that choose among weights: held-out PSNR of full rollouts, of predictions, of short refinements."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 
+import torch
 from omegaconf import DictConfig
 
 from learn2splat.config import build
+from learn2splat.data.base import SceneData
+from learn2splat.data.sources import load_scene
 from learn2splat.eval.protocol import Budgets, Method, run_task
 from learn2splat.eval.store import RowStore
 from learn2splat.eval.task import Task
 from learn2splat.eval.workers import kept_scene
+from learn2splat.losses import PhotometricLoss
+from learn2splat.meta.contexts import ContextRanges, PredictedTasks
+from learn2splat.meta.life import begin
+from learn2splat.meta.tasks import Task as MetaTask
 from learn2splat.optim.base import SceneOptimizer
+from learn2splat.predict.base import Initialiser
+from learn2splat.scene_loss import SceneLoss
 
 
 def scene_names(data: DictConfig) -> list[str]:
@@ -48,3 +59,67 @@ class Score:
         run_task(task, [candidate], Budgets(self.steps), store, self.renderer, data, self.device)
         rows = store.rows()
         return sum(row.psnr for row in rows) / len(rows)
+
+
+class PredictionScore:
+    """Mean PSNR in dB of an initialiser's predictions on views that it was not shown, each scene counting alike.
+
+    Args:
+        config, renderer, device: see `Score`.
+        ranges: which views are shown, the same in every validation.
+    """
+
+    def __init__(self, ranges: ContextRanges, config: DictConfig, renderer: DictConfig, device: str = "cpu") -> None:
+        self.ranges, self.config, self.renderer, self.device = ranges, config, build(renderer), device
+
+    @cached_property
+    def tasks(self) -> list[SceneData]:
+        return [self.ranges.draw(scene, generator) for scene, generator in _scenes(self.config)]
+
+    def __call__(self, initialiser: Initialiser) -> float:
+        return sum(self._one(initialiser, data) for data in self.tasks) / len(self.tasks)
+
+    def _one(self, initialiser: Initialiser, data: SceneData) -> float:
+        loss = SceneLoss(data, self.renderer, PhotometricLoss(), device=self.device)
+        with torch.no_grad():
+            scene = initialiser(loss.photos(data.train), loss.cameras.take(list(data.train))).scene
+        return loss.psnr(scene, data.test)
+
+
+class RefinementScore:
+    """Mean held-out PSNR in dB after each of a few iterations from predicted scenes, each scene counting alike.
+
+    Args:
+        config, renderer, device: see `Score`.
+        ranges: the tasks, the same in every validation.
+        iterations: how many.
+    """
+
+    def __init__(
+        self, ranges: PredictedTasks, iterations: int, config: DictConfig, renderer: DictConfig, device: str = "cpu"
+    ) -> None:
+        self.ranges, self.iterations, self.config = ranges, iterations, config
+        self.renderer, self.device = build(renderer), device
+
+    @cached_property
+    def tasks(self) -> list[MetaTask]:
+        return [self.ranges.draw(scene, generator) for scene, generator in _scenes(self.config)]
+
+    def __call__(self, optimizer: SceneOptimizer) -> float:
+        return sum(sum(self.curve(optimizer, task)[1:]) for task in self.tasks) / len(self.tasks) / self.iterations
+
+    def curve(self, optimizer: SceneOptimizer, task: MetaTask) -> list[float]:
+        """PSNR before the first iteration, and after each."""
+        life = begin(task, optimizer, self.renderer, self.iterations, self.device)
+        loss, scores = life.rollout.scene_loss, []
+        with torch.no_grad():
+            for _ in range(self.iterations):
+                scores.append(loss.psnr(life.rollout.state.scene, life.held))
+                life.rollout.step()
+        return [*scores, loss.psnr(life.rollout.state.scene, life.held)]
+
+
+def _scenes(config: DictConfig) -> Iterator[tuple[SceneData, torch.Generator]]:
+    """The scenes of a configuration, each with a generator of its own."""
+    for number, name in enumerate(scene_names(config)):
+        yield load_scene(name, max_size=config.max_size, test_every=0), torch.Generator().manual_seed(number)

@@ -27,8 +27,8 @@ from learn2splat.rollout import Rollout
 from learn2splat.rollout_state import Outcome, RolloutState, StepRecord
 from learn2splat.run_folder import RunFolder, machine
 from learn2splat.scene.gaussians import GaussianScene
-from learn2splat.scene.initialise import initial_scene
 from learn2splat.scene.ply import write_ply
+from learn2splat.start import start_scene
 from learn2splat.video import mp4
 
 PROBED_STEPS = 500
@@ -125,7 +125,7 @@ class Session:
             assert folder is not None
             state = folder.load_checkpoint(sampler, device)
         else:
-            scene = initial_scene(
+            scene = start_scene(
                 data,
                 self.train,
                 str(config.init),

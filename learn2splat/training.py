@@ -1,4 +1,4 @@
-"""Meta-training from its configuration: scenes, trainer, validation by full rollouts, the finished optimizer."""
+"""Meta-training from its configuration: scenes, trainer, validation, the finished optimizer or initialiser."""
 
 from __future__ import annotations
 
@@ -22,13 +22,9 @@ from learn2splat.meta.progress import Progress
 from learn2splat.meta.report import ReportWriter
 from learn2splat.meta.tensorboard import EventWriter
 from learn2splat.meta.train import MetaTrainer
-from learn2splat.optim.base import SceneOptimizer
-from learn2splat.optim.learned.pretrained import load_pretrained, save_pretrained
+from learn2splat.optim.learned.pretrained import INITIALISER, KIND, load_pretrained, save_pretrained
 from learn2splat.run_folder import command
-from learn2splat.scoring import Score, scene_names
-
-FINISHED = "optimizer"
-"""Folder of the finished optimizer, in that of its training."""
+from learn2splat.scoring import scene_names
 
 
 class Scenes(Sequence[SceneData]):
@@ -66,7 +62,7 @@ def shares(data: DictConfig) -> list[float]:
 def meta_train(
     config: DictConfig, *, stop: Callable[[], bool], listener: TrainingListener | None = None
 ) -> Path | None:
-    """Train what ``config`` describes; the folder of the finished optimizer, or None when it was stopped before.
+    """Train what ``config`` describes; the folder of what was trained, or None when it was stopped before.
 
     Beside the checkpoint, its folder gets ``report.html`` and, where TensorBoard is installed, ``tensorboard/``.
 
@@ -82,7 +78,10 @@ def meta_train(
         torch.manual_seed(config.train.seed)  # initial weights
         optimizer = build(config.trainee)
     if config.start is not None:
-        optimizer.load_state_dict(load_pretrained(str(config.start)).state_dict())
+        optimizer.load_state_dict(load_pretrained(str(config.start), _kind(optimizer)).state_dict())
+    if config.initialiser is not None:
+        initialiser = load_pretrained(str(config.initialiser), INITIALISER)
+        optimizer.pyramid.load_state_dict(initialiser.pyramid.state_dict())  # type: ignore[union-attr]
     if config.rule is not None:
         optimizer.rule.load_state_dict(load_pretrained(str(config.rule)).state_dict())
     scenes = Scenes(scene_names(config.data), config.data.max_size)
@@ -92,17 +91,17 @@ def meta_train(
         build(config.estimator, tasks=tasks, renderer=build(config.renderer), device=device),
         build(config.train),
         folder,
-        Score(config.validation, config.renderer, device=device),
+        build(config.score, config=config.validation, renderer=config.renderer, device=device),
         device,
     )
     if rank == 0:
         _lead(trainer, listener or TrainingListener(), stop, config)
     else:
         trainer.run(stop=stop)
-    return folder / FINISHED if trainer.finished else None
+    return folder / _kind(optimizer) if trainer.finished else None
 
 
-def _lead(trainer: MetaTrainer, listener: TrainingListener, stop: Callable[[], bool], config: DictConfig) -> None:
+def _lead(trainer: MetaTrainer[Any], listener: TrainingListener, stop: Callable[[], bool], config: DictConfig) -> None:
     """Train in the process that shows the training and writes its files."""
     listeners = _listeners(listener, trainer.progress, config)
     try:
@@ -126,7 +125,12 @@ def _listeners(listener: TrainingListener, progress: Progress, config: DictConfi
         return Listeners(listener, report)
 
 
-def _save(optimizer: SceneOptimizer, progress: Progress, config: DictConfig) -> None:
+def _kind(trained: torch.nn.Module) -> str:
+    """What ``trained`` is: also the name of its folder, in that of its training."""
+    return KIND if hasattr(trained, "update") else INITIALISER
+
+
+def _save(optimizer: torch.nn.Module, progress: Progress, config: DictConfig) -> None:
     about = {
         "command": command(),
         "version": __version__,
@@ -137,8 +141,8 @@ def _save(optimizer: SceneOptimizer, progress: Progress, config: DictConfig) -> 
     }
     architecture = OmegaConf.to_container(config.trainee, resolve=True)
     assert isinstance(architecture, dict)
-    assert isinstance(optimizer, torch.nn.Module)
-    save_pretrained(optimizer, architecture, Path(config.out) / FINISHED, about)  # type: ignore[arg-type]
+    kind = _kind(optimizer)
+    save_pretrained(optimizer, architecture, Path(config.out) / kind, about, kind)  # type: ignore[arg-type]
 
 
 def _join_processes(device: str) -> int:

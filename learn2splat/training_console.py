@@ -139,9 +139,10 @@ def _facts(progress: Progress, settings: TrainSettings) -> list[Text]:
         "gradient norm": f"{lately('gradient_norm'):.3f}",
         "s per meta-step": f"{lately('seconds'):.2f}",
         "samples/s": f"{settings.samples / max(lately('seconds'), 1e-9):.2f}",
-        "lives in buffer": f"{progress.history[-1]['buffer']:.0f}",
         "deaths": f"{sum(deaths):.0f} ({sum(deaths[-RECENT:]):.0f} lately)",
     }
+    if "buffer" in progress.history[-1]:
+        facts["lives in buffer"] = f"{progress.history[-1]['buffer']:.0f}"
     return [_line(name, f"{value:<12}") for name, value in facts.items()]
 
 

@@ -18,9 +18,11 @@ from learn2splat.errors import UserError
 from learn2splat.eval.methods import adam_grid, method
 from learn2splat.meta.objective import Greedy
 from learn2splat.meta.train import CHECKPOINT_KIND
-from learn2splat.optim.learned.pretrained import load_pretrained
+from learn2splat.optim.learned.pretrained import INITIALISER, load_pretrained
+from learn2splat.optim.learned.resplat import RecurrentUpdater
 from learn2splat.optim.learned.rule import LearnedRule
 from learn2splat.optim.learned.tiny import LearnedGain
+from learn2splat.predict.compact import CompactInitialiser
 from tests.test_cli import SCENE, l2s
 
 SMALL = [
@@ -145,6 +147,24 @@ def test_two_processes_train_one_optimizer(tmp_path: Path) -> None:
     assert not torch.equal(tensors[0]["generator"], tensors[1]["generator"])
     assert float(tensors[0]["weights/log_step"].abs().max()) > 0
     assert isinstance(load_pretrained(str(tmp_path / "run" / "optimizer")), LearnedRule)
+
+
+def test_an_initialiser_and_an_updater_on_top_of_it_are_trained_and_used(here: Path) -> None:
+    small = [text for text in SMALL if not text.startswith(("estimator.", "validation.s"))]
+    small += ["validation.procedural=1", "ranges.views=[2,3]", "trainee.planes=6", "trainee.neighbours=3"]
+    assert l2s("meta-train", "--quiet", "--out", "net", "experiment=predict", *small) == 0
+    small[-3:] = ["ranges.contexts.views=[2,3]", "initialiser=net/initialiser"]
+    assert l2s("meta-train", "--quiet", "--out", "updater", "experiment=resplat", *small) == 0
+    net, updater = load_pretrained("net/initialiser", INITIALISER), load_pretrained("updater/optimizer")
+    assert isinstance(net, CompactInitialiser)
+    assert isinstance(updater, RecurrentUpdater)
+    assert torch.equal(net.pyramid.merge.weight, updater.pyramid.merge.weight)
+    history = json.loads((here / "updater" / "optimizer" / MANIFEST).read_text())["config"]["about"]["history"]
+    assert len({row["score"] for row in history}) > 1
+    arguments = ["--scene", SCENE, "--views", "sparse:3", "--steps", "2", "--quiet", "--out", "run"]
+    arguments += ["--init", "predict:net/initialiser", "--optimizer", "updater/optimizer"]
+    assert l2s("optimize", *arguments) == 0
+    assert l2s("meta-train", "--quiet", "--out", "other", "experiment=resplat", "initialiser=nothing", *small[:-1]) == 2
 
 
 def test_experiments_compose() -> None:

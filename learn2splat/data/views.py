@@ -46,6 +46,12 @@ def view_features(cameras: Cameras) -> Tensor:
     return torch.cat([centers / spread.clamp(min=torch.finfo(spread.dtype).tiny), directions], dim=-1)
 
 
+def middle_view(cameras: Cameras) -> Tensor:
+    """[1] int64, the view that is closest to all others, whatever their order."""
+    features = view_features(cameras)
+    return torch.cdist(features, features).sum(dim=1).argmin(dim=0, keepdim=True)
+
+
 def farthest_point_order(features: Tensor, count: int, start: int) -> list[int]:
     """``count`` rows of ``features`` [N, D], each the farthest from those before it, beginning with ``start``."""
     chosen = [start]

@@ -15,8 +15,8 @@ from learn2splat.errors import UserError
 from learn2splat.losses import PhotometricLoss
 from learn2splat.render.base import Renderer
 from learn2splat.scene.gaussians import GaussianScene
-from learn2splat.scene.initialise import initial_scene
 from learn2splat.scene_loss import SceneLoss
+from learn2splat.start import start_scene
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,7 @@ def prepare(task: Task, renderer: Renderer, data: SceneData | None = None, devic
     train, test = choose_views(data, task.views, task.seed)
     if not test:
         raise UserError(f"{data.name}: no view is held out, so nothing can be measured; lower test_every")
-    scene = initial_scene(
+    scene = start_scene(
         data, train, task.init, sh_degree=task.sh_degree, max_gaussians=task.max_gaussians, seed=task.seed
     )
     return Start(task, SceneLoss(data, renderer, PhotometricLoss(), device=device), train, test, scene.to(device))

@@ -9,14 +9,13 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Collection, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from learn2splat.meta.estimator import TaskSource, TrainableOptimizer
+from learn2splat.meta.estimator import Memoryless, TaskSource, TrainableOptimizer
 from learn2splat.meta.learner import is_dead
 from learn2splat.meta.life import begin
 from learn2splat.meta.tasks import Task
@@ -40,7 +39,7 @@ class CoarseOptimizer(TrainableOptimizer, Protocol):
         ...
 
 
-class Evolution:
+class Evolution(Memoryless):
     """Antithetic pairs of rollouts on one task with one order of views; the score is held-out PSNR over log-time.
 
     Args:
@@ -55,7 +54,7 @@ class Evolution:
 
     def __init__(
         self,
-        tasks: TaskSource,
+        tasks: TaskSource[Task],
         renderer: Renderer,
         shortest: int = 60,
         longest: int = 1500,
@@ -67,15 +66,6 @@ class Evolution:
         self.device = device
         self.tasks, self.renderer, self.shortest, self.longest = tasks, renderer, shortest, longest
         self.marks, self.held_views, self.sigma = tuple(marks), held_views, sigma
-
-    def open(self, folder: Path, entries: Collection[int] | None) -> None:
-        pass
-
-    def entries(self) -> list[int]:
-        return []
-
-    def commit(self) -> None:
-        pass
 
     def accumulate(
         self, optimizer: CoarseOptimizer, samples: int, progress: float, generator: torch.Generator

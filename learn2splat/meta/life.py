@@ -13,11 +13,12 @@ from torch import Tensor
 from learn2splat.cameras import Cameras
 from learn2splat.config import build, compose
 from learn2splat.data.base import SceneData
+from learn2splat.data.resize import PhotoStack
 from learn2splat.data.views import RandomViews
 from learn2splat.densify.base import STANDARD_STEPS, Densifier, Growth
 from learn2splat.losses import PhotometricLoss
 from learn2splat.meta.buffer import Entry
-from learn2splat.meta.tasks import PhotoStack, Task
+from learn2splat.meta.tasks import Task
 from learn2splat.optim.base import SceneOptimizer
 from learn2splat.render.base import Renderer
 from learn2splat.rollout import Rollout

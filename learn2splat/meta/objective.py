@@ -105,6 +105,32 @@ class Greedy:
         return gained / size
 
 
+class Discounted:
+    """Loss on held-out views after each update of a life, earlier ones discounted: ReSplat's (arXiv 2510.08575, eq. 6).
+
+    The scene before each update counts as a constant, so the gradient is exact. It is for optimizers without gradients,
+    on lives without densification, judged right after the window.
+
+    Args:
+        held_views: how many views judge.
+        discount: per update that follows.
+    """
+
+    def __init__(self, held_views: int = 4, discount: float = 0.9) -> None:
+        self.held_views, self.discount = held_views, discount
+
+    def __call__(self, tape: Sequence[TapedStep], rollout: Rollout, held: Sequence[int], seed: int) -> Tensor:
+        views = _some(held, self.held_views, torch.Generator().manual_seed(seed))
+        scene, weight, weights, total = rollout.state.scene, 1.0, 0.0, torch.zeros(())
+        for step in reversed(tape):
+            judged = rollout.scene_loss.gradient(scene, views)
+            gained = _inner(step.update, judged.grads)
+            total = total + weight * (judged.loss + gained - gained.detach())
+            weights, weight = weights + weight, weight * self.discount
+            scene = scene.map(torch.sub, step.update.detach())
+        return total / weights
+
+
 def _some(views: Sequence[int], count: int, generator: torch.Generator) -> list[int]:
     order = torch.randperm(len(views), generator=generator)[:count].tolist()
     return [views[i] for i in order]

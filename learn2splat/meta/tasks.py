@@ -12,25 +12,13 @@ from torch import Tensor
 
 from learn2splat.cameras import Cameras
 from learn2splat.data.base import PointCloud, SceneData
+from learn2splat.data.resize import PhotoStack, shrink
 from learn2splat.densify.base import MAX_GAUSSIANS
 from learn2splat.scene.gaussians import GaussianScene
 from learn2splat.scene.initialise import from_points, random_points
 from learn2splat.scene.neighbours import nearest_neighbours
 
 Choice = TypeVar("Choice")
-
-
-@dataclass(frozen=True)
-class PhotoStack:
-    """Photos in memory, uint8 [H, W, 3] each."""
-
-    photos: tuple[Tensor, ...]
-
-    def __len__(self) -> int:
-        return len(self.photos)
-
-    def __getitem__(self, view: int) -> Tensor:
-        return self.photos[view]
 
 
 @dataclass(frozen=True)
@@ -88,6 +76,10 @@ class TaskRanges:
     share_sh_steps: float = 0.5
     sh_degrees: Sequence[int] = (1, 2, 3, 3)
     batch_views: Sequence[int] = (1, 2, 4, 4, 4, 8)
+
+    def draw(self, scene: SceneData, generator: torch.Generator) -> Task:
+        """A random variation of ``scene``; see `draw_task`."""
+        return draw_task(scene, self, generator)
 
 
 @dataclass(frozen=True)
@@ -152,25 +144,6 @@ def draw_task(scene: SceneData, ranges: TaskRanges, generator: torch.Generator) 
         max_gaussians=round(len(task.initial) * uniform.between(*ranges.growth)),
         sh_steps=uniform.chance(ranges.share_sh_steps),
     )
-
-
-def shrink(scene: SceneData, long_side: int) -> SceneData:
-    """The same capture with photos of at most ``long_side`` pixels, area-filtered."""
-    widths, heights, photos = [], [], []
-    for view in range(len(scene.cameras)):
-        photo = scene.photos[view]
-        height, width = photo.shape[:2]
-        scale = min(1.0, long_side / max(height, width))
-        size = (max(1, round(height * scale)), max(1, round(width * scale)))
-        if size != (height, width):
-            planes = photo.permute(2, 0, 1)[None].float()
-            small = torch.nn.functional.interpolate(planes, size=size, mode="area")[0].permute(1, 2, 0)
-            photo = small.round().clamp(0, 255).byte().contiguous()
-        photos.append(photo)
-        heights.append(size[0])
-        widths.append(size[1])
-    cameras = scene.cameras.resized(torch.tensor(widths), torch.tensor(heights))
-    return replace(scene, cameras=cameras, photos=PhotoStack(tuple(photos)))
 
 
 def turned(cameras: Cameras, noise_px: float, generator: torch.Generator) -> Cameras:

@@ -8,43 +8,42 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor
 
 from learn2splat import checkpoint
-from learn2splat.meta.estimator import Estimator, TrainableOptimizer
+from learn2splat.meta.estimator import Estimator
 from learn2splat.meta.listener import TrainingListener
 from learn2splat.meta.progress import Progress
 from learn2splat.meta.settings import TrainSettings
-from learn2splat.optim.base import SceneOptimizer
 
 CHECKPOINT_KIND = "meta-training"
+Trainee = TypeVar("Trainee", bound=torch.nn.Module)
 
 
-class MetaTrainer:
-    """Meta-trains an optimizer.
+class MetaTrainer(Generic[Trainee]):
+    """Meta-trains an optimizer, or trains an initialiser.
 
     Args:
-        optimizer: a `TrainableOptimizer`.
+        optimizer: what is trained.
         estimator: of the meta-gradient.
         settings: constants.
         folder: of this training; a folder that holds one is resumed.
-        validate: score in dB of an optimizer by full rollouts; higher is better.
+        validate: score in dB of what is trained, on scenes of its own; higher is better.
         device: where lives are optimised.
     """
 
     def __init__(
         self,
-        optimizer: TrainableOptimizer,
-        estimator: Estimator,
+        optimizer: Trainee,
+        estimator: Estimator[Trainee],
         settings: TrainSettings,
         folder: Path,
-        validate: Callable[[SceneOptimizer], float],
+        validate: Callable[[Trainee], float],
         device: torch.device | str = "cpu",
     ) -> None:
-        assert isinstance(optimizer, torch.nn.Module)
         self.rank, self.world = _rank_and_world()
         self.optimizer, self.estimator = optimizer.to(device), estimator
         self.settings, self.folder, self.validate = settings, folder, validate
@@ -64,9 +63,7 @@ class MetaTrainer:
         """Whether all meta-steps were taken."""
         return self.progress.meta_step >= self.settings.meta_steps
 
-    def run(
-        self, *, stop: Callable[[], bool] = lambda: False, listener: TrainingListener | None = None
-    ) -> SceneOptimizer:
+    def run(self, *, stop: Callable[[], bool] = lambda: False, listener: TrainingListener | None = None) -> Trainee:
         """Train to the end (or until ``stop``), with checkpoints; the averaged optimizer with the best validation.
 
         A new training begins with the validation of the untrained optimizer.
@@ -163,7 +160,6 @@ class MetaTrainer:
         def under(prefix: str) -> dict[str, Tensor]:
             return {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
 
-        assert isinstance(self.optimizer, torch.nn.Module)
         self.optimizer.load_state_dict(under("weights/"))
         self.averaged.load_state_dict(under("averaged/"))
         self.best = under("best/")

@@ -14,6 +14,7 @@ from learn2splat.meta.estimator import TaskSource, TrainableOptimizer
 from learn2splat.meta.learner import Windows, roll_out, run_window
 from learn2splat.meta.life import Life, begin, from_entry, to_entry
 from learn2splat.meta.objective import MetaObjective
+from learn2splat.meta.tasks import Task
 from learn2splat.render.base import Renderer
 
 FIRST_LOG_LIFE = math.log(100)
@@ -58,7 +59,7 @@ class WindowEstimator:
 
     def __init__(
         self,
-        tasks: TaskSource,
+        tasks: TaskSource[Task],
         renderer: Renderer,
         objective: MetaObjective,
         settings: LifeSettings = LifeSettings(),

@@ -14,6 +14,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from learn2splat.cameras import Cameras
 from learn2splat.scene.gaussians import GaussianScene
 from learn2splat.scene.lineage import Lineage
 
@@ -35,6 +36,27 @@ class Need(Enum):
     TRUST = "trust"
     LOSS_MODEL = "loss_model"
     SQUARED_ERROR_MODEL = "squared_error_model"
+    RENDERINGS = "renderings"
+    """Of all training views, instead of gradients: those are not computed, and given as zeros."""
+
+
+@dataclass(frozen=True)
+class Renderings:
+    """Views of one size as they are and as they should be.
+
+    Args:
+        cameras: V views.
+        photos: [V, H, W, 3] in 0..1.
+        images: [V, H, W, 3] colour, background included.
+        alpha: [V, H, W] accumulated opacity.
+        depth: [V, H, W] sum of blending weight x camera depth, world units.
+    """
+
+    cameras: Cameras
+    photos: Tensor
+    images: Tensor
+    alpha: Tensor
+    depth: Tensor
 
 
 class QuadraticModel(Protocol):
@@ -87,6 +109,7 @@ class StepContext:
             optimizer is its base, to the bit. A guard sets it for optimizers that ask for it (`Need.TRUST`).
         view_squares: sum over views of the squared gradient of that view's loss / batch_views (`Need.VIEW_SQUARES`).
         model: of the batch's loss (`Need.LOSS_MODEL`), or of half its mean squared error (`Need.SQUARED_ERROR_MODEL`).
+        renderings: of all training views, before the update (`Need.RENDERINGS`).
     """
 
     step: int
@@ -103,6 +126,7 @@ class StepContext:
     probe_loss: float | None = None
     trust: float = 1.0
     model: QuadraticModel | None = None
+    renderings: Renderings | None = None
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from functools import cache
+
 import torch
 from torch import Tensor
 
@@ -38,3 +41,28 @@ def sh_basis(directions: Tensor, degree: int) -> Tensor:
             -_C3[0] * x * (xx - 3 * yy),
         ]
     return torch.stack(basis, dim=-1)
+
+
+def sh_rotations(rotations: Tensor, degree: int) -> Tensor:
+    """[..., K, K] matrices that turn coefficients, K = (degree + 1)^2.
+
+    A colour that is seen along a direction d before is seen along R d after.
+
+    Args:
+        rotations: [..., 3, 3] matrices R.
+        degree: of the harmonics, 0..3.
+    """
+    directions, inverse = (tensor.to(rotations) for tensor in _samples(degree))
+    return inverse @ sh_basis(directions @ rotations, degree)  # rows are R^T d
+
+
+@cache
+def _samples(degree: int) -> tuple[Tensor, Tensor]:
+    """Directions [S, 3] spread over the sphere, and the inverse [K, S] of evaluating the harmonics there; float64."""
+    count = 64
+    row = torch.arange(count, dtype=torch.float64)
+    z = 1 - (2 * row + 1) / count
+    angle = math.pi * (3 - math.sqrt(5)) * row
+    radius = (1 - z * z).sqrt()
+    directions = torch.stack([radius * angle.cos(), radius * angle.sin(), z], dim=-1)
+    return directions, torch.linalg.pinv(sh_basis(directions, degree))

@@ -58,11 +58,15 @@ def initial_scene(
     elif kind in ("auto", "random"):
         scene = from_points(random_points(data.cameras.take(list(train)), random_count, generator), sh_degree)
     else:
-        raise UserError(f"init={kind!r}: give auto, sfm, random or ply:FILE")
-    if max_gaussians is not None and len(scene) > max_gaussians:
-        keep = torch.randperm(len(scene), generator=generator)[:max_gaussians]
-        scene = scene.take(keep.sort().values)
-    return scene
+        raise UserError(f"init={kind!r}: give auto, sfm, random, ply:FILE or predict:FOLDER")
+    return thinned(scene, max_gaussians, generator)
+
+
+def thinned(scene: GaussianScene, most: int | None, generator: torch.Generator) -> GaussianScene:
+    """At most ``most`` Gaussians of ``scene``, chosen at random, in their order."""
+    if most is None or len(scene) <= most:
+        return scene
+    return scene.take(torch.randperm(len(scene), generator=generator)[:most].sort().values)
 
 
 def from_file(path: Path, sh_degree: int = 3) -> GaussianScene:
@@ -135,7 +139,7 @@ def random_points(cameras: Cameras, count: int, generator: torch.Generator) -> P
     uv *= torch.stack([cameras.widths, cameras.heights], dim=-1)[view].double()
     low, high = math.log(0.3), math.log(3.0)
     depth = torch.exp(torch.rand(count, generator=generator, dtype=torch.float64) * (high - low) + low)
-    depth *= _focus_distance(cameras)
+    depth *= focus_distance(cameras)
     pixels = torch.cat([uv, torch.ones(count, 1, dtype=torch.float64)], dim=-1)
     rays = torch.linalg.solve(cameras.K.double()[view], pixels[..., None])[..., 0]
     rotation = cameras.cam_from_world.double()[view][:, :3, :3]
@@ -143,7 +147,7 @@ def random_points(cameras: Cameras, count: int, generator: torch.Generator) -> P
     return PointCloud(positions.float(), torch.full((count, 3), 0.5))
 
 
-def _focus_distance(cameras: Cameras) -> float:
+def focus_distance(cameras: Cameras) -> float:
     """Typical distance from the cameras to the point that their axes come closest to (world units).
 
     Parallel axes have no such point: then twice the extent of the rig, or 1 for a single camera.

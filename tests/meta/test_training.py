@@ -13,13 +13,14 @@ import torch
 from learn2splat.cameras import Cameras
 from learn2splat.config import build, compose
 from learn2splat.data.base import PointCloud
+from learn2splat.data.resize import shrink
 from learn2splat.meta.estimator import TaskSource, TrainableOptimizer
 from learn2splat.meta.learner import Windows, death_cost, is_dead, roll_out, run_window
 from learn2splat.meta.life import Life, begin, from_entry, to_entry
 from learn2splat.meta.objective import AveragedTrajectory, Greedy
 from learn2splat.meta.settings import TrainSettings
 from learn2splat.meta.tape import Taped
-from learn2splat.meta.tasks import TaskRanges, crowded, draw_task, shrink, turned, without_sparsest
+from learn2splat.meta.tasks import TaskRanges, crowded, draw_task, turned, without_sparsest
 from learn2splat.meta.train import MetaTrainer
 from learn2splat.meta.windows import LifeSettings, WindowEstimator
 from learn2splat.optim.base import SceneOptimizer

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from learn2splat.config import build, compose
+from learn2splat.networks.chunks import by_chunks
 from learn2splat.optim.base import NEIGHBOURS, OptimizerState, StepContext, apply_update, as_rows, from_rows
 from learn2splat.optim.learned import knn_transformer
-from learn2splat.optim.learned.chunks import by_chunks
 from learn2splat.optim.learned.faithful import (
     LIMITS,
     NUMBERS,

@@ -6,7 +6,8 @@ import math
 
 import torch
 
-from learn2splat.optim.learned.knn_transformer import KnnBlock, KnnTransformer
+from learn2splat.networks.attention import KnnBlock
+from learn2splat.optim.learned.knn_transformer import KnnTransformer
 
 N = 30
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from learn2splat.optim.learned.chunks import by_chunks
+from learn2splat.networks.chunks import by_chunks
 from learn2splat.optim.learned.segments import segment_mean, segment_sum, sum_sorted
 
 

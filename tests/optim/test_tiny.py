@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from learn2splat.config import build, compose
+from learn2splat.networks.chunks import by_chunks
 from learn2splat.optim.base import CLUSTERS, NEIGHBOURS, StepContext
 from learn2splat.optim.learned import network
-from learn2splat.optim.learned.chunks import by_chunks
 from learn2splat.optim.learned.features import COUNT, by_group
 from learn2splat.optim.learned.moments import GROUPS
 from learn2splat.optim.learned.network import PointTransformer

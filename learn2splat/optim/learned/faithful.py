@@ -8,8 +8,8 @@ import math
 import torch
 from torch import Tensor
 
+from learn2splat.networks.chunks import by_chunks
 from learn2splat.optim.base import Need, OptimizerState, StepContext, as_rows, from_rows, zeros_like
-from learn2splat.optim.learned.chunks import by_chunks
 from learn2splat.optim.learned.knn_transformer import KnnTransformer
 from learn2splat.scene.gaussians import GaussianScene
 from learn2splat.scene.lineage import Lineage

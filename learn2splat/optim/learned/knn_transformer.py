@@ -5,41 +5,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from learn2splat.optim.learned.chunks import by_chunks
+from learn2splat.networks.attention import KnnBlock
+from learn2splat.networks.chunks import by_chunks
 
 TINY = 1e-8
 """Magnitude of the untrained network's updates, and what keeps the length of a direction from zero: a direction of zero
 length then has the derivative TINY / TINY = 1."""
-
-
-class KnnBlock(nn.Module):
-    """Attention of each Gaussian over its nearest ones (one head, no position code), then an MLP; pre-norm residual.
-
-    Args:
-        width: of the state.
-        attention: of queries, keys and values.
-        hidden: of the MLP.
-    """
-
-    def __init__(self, width: int, attention: int, hidden: int) -> None:
-        super().__init__()
-        self.norm = nn.LayerNorm(width)
-        self.query_key_value = nn.Linear(width, 3 * attention, bias=False)
-        self.attended = nn.Linear(attention, width)
-        self.mlp = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, hidden), nn.GELU(), nn.Linear(hidden, width))
-
-    def forward(self, state: Tensor, nearest: Tensor) -> Tensor:
-        """[N, width] from the state [N, width]; ``nearest`` [N, k] are the rows that each row attends to."""
-        projected = by_chunks(lambda rows: self.query_key_value(self.norm(rows)), state)
-        query, key, value = projected.chunk(3, dim=1)
-
-        def rest(state: Tensor, query: Tensor, nearest: Tensor) -> Tensor:
-            scores = torch.einsum("nc,nkc->nk", query, key[nearest]) * query.shape[1] ** -0.5
-            weights = torch.softmax(scores, dim=1)
-            state = state + self.attended(torch.einsum("nk,nkc->nc", weights, value[nearest]))
-            return state + self.mlp(state)
-
-        return by_chunks(rest, state, query, nearest)
 
 
 class KnnTransformer(nn.Module):

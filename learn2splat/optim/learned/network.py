@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from learn2splat.networks.chunks import by_chunks
 from learn2splat.optim.base import CLUSTERS
-from learn2splat.optim.learned.chunks import by_chunks
 from learn2splat.optim.learned.segments import segment_mean, segment_sum
 
 

@@ -1,0 +1,1 @@
+"""Parts of networks that initialisers and learned optimizers share; they know nothing of Gaussians."""

@@ -1,0 +1,1 @@
+"""Feed-forward initialisers: photos and cameras in, Gaussians out."""

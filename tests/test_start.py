@@ -1,0 +1,126 @@
+"""Where runs start: predictions through the command line, and what is said when there is none."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from learn2splat import checkpoint
+from learn2splat.cameras import Cameras
+from learn2splat.data.sources import load_scene
+from learn2splat.errors import UserError
+from learn2splat.optim.learned.pretrained import INITIALISER, save_pretrained
+from learn2splat.predict import views
+from learn2splat.predict.base import Prediction
+from learn2splat.predict.compact import CompactInitialiser
+from learn2splat.predict.saved import SavedPrediction, save_prediction
+from learn2splat.predict.views import predicted
+from learn2splat.scene.ply import read_ply
+from learn2splat.start import load_initialiser, start_scene
+from tests.conftest import random_scene, ring_cameras
+from tests.test_cli import l2s
+from tests.test_rollout import capture
+
+SCENE = "procedural:seed=3,views=9,width=32"
+SMALL = {"width": 8, "planes": 6, "groups": 2, "neighbours": 3, "blocks": 1}
+TARGET = f"{CompactInitialiser.__module__}.{CompactInitialiser.__name__}"
+
+
+@pytest.fixture
+def trained(tmp_path: Path) -> Path:
+    """The folder of an initialiser."""
+    net = CompactInitialiser(**SMALL)
+    save_pretrained(net, {"_target_": TARGET, **SMALL}, tmp_path / "net", {}, INITIALISER)
+    return tmp_path / "net"
+
+
+def prediction() -> Prediction:
+    scene = random_scene(12, degree=1).to(dtype=torch.float32)
+    return Prediction(scene, torch.rand(12, 5), scene.map(torch.square))
+
+
+def test_a_prediction_is_read_as_it_was_written(tmp_path: Path) -> None:
+    one = prediction()
+    save_prediction(one, tmp_path / "saved")
+    adapter = load_initialiser(str(tmp_path / "saved"))
+    assert isinstance(adapter, SavedPrediction)
+    two = adapter(torch.rand(2, 16, 24, 3), ring_cameras(2, 24, 16))
+    assert one.precision is not None
+    assert two.precision is not None
+    for given, found in ((one.scene, two.scene), (one.precision, two.precision)):
+        for name, tensor in given.items():
+            assert torch.equal(getattr(found, name), tensor), name
+    assert one.features is not None
+    assert two.features is not None
+    assert torch.equal(one.features, two.features)
+    save_prediction(Prediction(one.scene), tmp_path / "bare")
+    bare = SavedPrediction(tmp_path / "bare").prediction
+    assert bare.features is None
+    assert bare.precision is None
+
+
+def test_what_is_no_prediction_is_named(tmp_path: Path) -> None:
+    scene = prediction().scene
+    with pytest.raises(ValueError, match=r"features has shape \(3, 5\), expected \(12, C\)"):
+        Prediction(scene, torch.rand(3, 5))
+    with pytest.raises(ValueError, match=r"precision\.means has shape \(11, 3\), expected \(12, 3\)"):
+        Prediction(scene, precision=scene.take(torch.arange(11)))
+    with pytest.raises(checkpoint.BadCheckpointError, match="no checkpoint"):
+        load_initialiser(str(tmp_path))
+    checkpoint.save(tmp_path / "strange", "prediction", {"features": torch.rand(3, 2)}, {})
+    with pytest.raises(checkpoint.BadCheckpointError, match="lacks scene/"):
+        load_initialiser(str(tmp_path / "strange"))
+    checkpoint.save(tmp_path / "other", "optimizer", {"features": torch.rand(3, 2)}, {})
+    with pytest.raises(checkpoint.BadCheckpointError, match="'optimizer', expected 'initialiser'"):
+        load_initialiser(str(tmp_path / "other"))
+    with pytest.raises(UserError, match="no initialiser 'nothing'"):
+        load_initialiser("nothing")
+
+
+def test_without_weights_it_says_how_to_get_some(capsys: pytest.CaptureFixture[str]) -> None:
+    assert l2s("optimize", "--scene", SCENE, "--init", "predict", "--steps", "1", "--quiet") == 2
+    assert "make train-predict" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("kind", ["net", "saved"])
+def test_a_run_starts_from_a_prediction(kind: str, trained: Path, here: Path) -> None:
+    if kind == "saved":
+        save_prediction(prediction(), here / "saved")
+    arguments = ["--scene", SCENE, "--init", f"predict:{kind}", "--steps", "0", "--sh-degree", "2", "--quiet"]
+    assert l2s("optimize", *arguments, "--views", "sparse:3", "--out", "run") == 0
+    written = read_ply(here / "run" / "point_cloud.ply")
+    assert written.sh_degree == 2
+    if kind == "saved":
+        torch.testing.assert_close(written.means, prediction().scene.means)
+    else:
+        assert len(written) == 3 * 8 * 6
+        assert l2s("optimize", "--resume", "--out", "run", "--steps", "2", "--quiet") == 0
+
+
+def test_many_views_are_thinned_and_large_photos_shrunk(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+
+    def spy(images: torch.Tensor, cameras: Cameras) -> Prediction:
+        assert images.shape == (len(cameras), cameras.height, cameras.width, 3)
+        seen.append(tuple(images.shape[:3]))
+        return prediction()
+
+    data = load_scene("procedural:seed=100002,views=20,width=32", max_size=32, test_every=0)
+    predicted(data, data.train, spy)
+    predicted(data, data.train[:5], spy)
+    monkeypatch.setattr(views, "MOST_PIXELS", 5 * 16 * 12)
+    predicted(data, data.train[:5], spy)
+    assert seen == [(views.MOST_VIEWS, 24, 32), (5, 24, 32), (5, 12, 16)]
+    with pytest.raises(UserError, match="photos of 2 sizes"):
+        predicted(capture([(32, 24)] * 3 + [(16, 12)] * 3), range(6), spy)
+
+
+def test_a_prediction_is_thinned_to_what_is_allowed(trained: Path) -> None:
+    data = capture()
+    scene = start_scene(data, data.train[:2], f"predict:{trained}", max_gaussians=50)
+    assert (len(scene), scene.sh_degree) == (50, 3)
+    with pytest.raises(UserError, match="1 views"):
+        start_scene(replace(data, train=[0]), [0], f"predict:{trained}")
