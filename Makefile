@@ -23,8 +23,8 @@ $(VENV)/.ready: pyproject.toml $(NATIVE)
 	$(BIN)/pip install --quiet --editable '.[dev]'
 	@touch $@
 
-demo: setup  ## optimise an embedded procedural scene and say where the report is
-	$(BIN)/l2s optimize --scene procedural:seed=4,views=40,width=320,theme=tabletop --optimizer adam-tuned --steps 1000
+demo: setup  ## optimise an embedded procedural scene with the learned optimizer and say where the report is
+	$(BIN)/l2s optimize --scene procedural:seed=4,views=40,width=320,theme=tabletop --steps 1000
 
 test: setup  ## run the whole test suite
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2

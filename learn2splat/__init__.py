@@ -20,6 +20,7 @@ _PUBLIC = {
     "load_scene": "learn2splat.data.sources",
     "optimize": "learn2splat.api",
     "torch_optimizer": "learn2splat.api",
+    "LearnedOptimizer": "learn2splat.api",
     "GaussianScene": "learn2splat.scene.gaussians",
     "SceneData": "learn2splat.data.base",
     "Cameras": "learn2splat.cameras",

@@ -7,11 +7,14 @@ from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from learn2splat.cameras import Cameras
 from learn2splat.config import BadConfigError, build
 from learn2splat.data.base import SceneData
 from learn2splat.data.sources import load_scene
 from learn2splat.drop_in import TorchSceneOptimizer
+from learn2splat.errors import UserError
 from learn2splat.optim.base import SceneOptimizer
 from learn2splat.run_config import DEFAULT_OPTIMIZER, compose_run, resumed
 from learn2splat.run_folder import RunFolder, RunFolderError, newest_unfinished
@@ -86,6 +89,25 @@ def torch_optimizer(
     """
     built = build(compose_run({"optimizer": optimizer}).config.optimizer) if isinstance(optimizer, str) else optimizer
     return TorchSceneOptimizer(params, built, cameras, horizon, batch_views)
+
+
+class LearnedOptimizer:
+    """Trained optimizers by name."""
+
+    @staticmethod
+    def from_pretrained(name: str = DEFAULT_OPTIMIZER) -> SceneOptimizer:
+        """A trained optimizer, ready for `optimize` and `torch_optimizer`.
+
+        Args:
+            name: of a shipped one ("l2s" is the best of them), or the folder of one's own.
+
+        Raises:
+            UserError: there is none of that name, or its folder is damaged.
+        """
+        optimizer: SceneOptimizer = build(compose_run({"optimizer": name}).config.optimizer)
+        if not isinstance(optimizer, torch.nn.Module):
+            raise UserError(f"{name!r} is not a learned optimizer; try l2s, or the folder of a training")
+        return optimizer
 
 
 def open_session(settings: Mapping[str, Any], overrides: Sequence[str] = (), *, resume: bool = False) -> Session:

@@ -13,7 +13,7 @@ from learn2splat.config import BadConfigError, compose
 from learn2splat.optim.learned.pretrained import is_pretrained, pretrained_config
 from learn2splat.run_folder import RunFolder
 
-DEFAULT_OPTIMIZER = "adam"
+DEFAULT_OPTIMIZER = "l2s"
 DENSIFIED_STEPS = 3000
 """Dense runs of so many steps densify unless they are told."""
 RESUMABLE_CHANGES = {
