@@ -23,6 +23,7 @@ from learn2splat.eval.protocol import Budgets, Method, run_task
 from learn2splat.eval.statistics import markdown
 from learn2splat.eval.store import RowStore
 from learn2splat.optim.base import SceneOptimizer
+from learn2splat.optim.learned.moments import DIRECTIONS
 from learn2splat.optim.learned.network import PointTransformer
 from learn2splat.optim.learned.rule import LearnedRule
 from learn2splat.optim.learned.tiny import LearnedGain
@@ -49,6 +50,14 @@ def without_feedback(rule: LearnedRule) -> None:
     rule.feedback.zero_()
 
 
+def without_neighbours(rule: LearnedRule) -> None:
+    rule.weight[:, DIRECTIONS.index("neighbours")] = 0.0
+
+
+def without_sizes_on_the_screen(rule: LearnedRule) -> None:
+    rule.size_power.zero_()
+
+
 def without_step_sizes(rule: LearnedRule) -> None:
     rule.log_step.zero_()
 
@@ -66,7 +75,14 @@ def at_full_strength(gain: LearnedGain) -> None:
 
 
 CUTS: dict[type, list[Callable[..., None]]] = {
-    LearnedRule: [without_weights, without_feedback, without_step_sizes, blind_to_the_number_of_views],
+    LearnedRule: [
+        without_weights,
+        without_neighbours,
+        without_feedback,
+        without_sizes_on_the_screen,
+        without_step_sizes,
+        blind_to_the_number_of_views,
+    ],
     LearnedGain: [shuffled_features, at_full_strength],
 }
 

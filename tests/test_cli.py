@@ -107,7 +107,7 @@ def test_default_folder_and_json(here: Path, capsys: pytest.CaptureFixture[str])
     assert lines[-1]["outcome"] == "ok"
     folder = Path(lines[-1]["out"])
     assert folder.parts[0] == "outputs"
-    assert folder.parts[2] == "adam"
+    assert folder.parts[2] == "l2s"
     assert (here / folder / "point_cloud.ply").is_file()
 
 
@@ -136,7 +136,7 @@ def test_default_folder_and_json(here: Path, capsys: pytest.CaptureFixture[str])
         (["--scene", SCENE, "background=3"], "background=3"),
         (["--scene", SCENE, "eval_at=5"], "eval_at=5"),
         (["--scene", SCENE, "checkpoint_seconds=abc"], "checkpoint_seconds"),
-        (["--scene", SCENE, "optimizer.rates.means=abc"], "the rate of means is 'abc'"),
+        (["--scene", SCENE, "optimizer=adam", "optimizer.rates.means=abc"], "the rate of means is 'abc'"),
         (["--scene", SCENE, "renderer.settings.near=abc", "renderer=cpu"], "near"),
         (["--scene", SCENE, "loss=null"], "loss"),
         (["--scene", SCENE, "--densify", "sometimes"], "sometimes"),
@@ -264,7 +264,7 @@ def test_overrides_are_looked_at_when_the_newest_run_is_resumed(here: Path, caps
     assert l2s("optimize", "--scene", SCENE, "--max-gaussians", "50", "--resume", "--quiet", "seed=77") == 2
     assert "seed" in capsys.readouterr().err
     assert l2s("optimize", "scene=" + SCENE, "--resume", "--quiet", "steps=5") == 0
-    folder = next((here / "outputs").glob("*/adam/*"))
+    folder = next((here / "outputs").glob("*/l2s/*"))
     assert json.loads((folder / "summary.json").read_text())["steps"] == 5
     rows = [json.loads(line)["step"] for line in (folder / "metrics.jsonl").read_text().splitlines()]
     assert rows == sorted(set(rows))
@@ -300,7 +300,7 @@ def test_a_missing_backend_is_named(here: Path, capsys: pytest.CaptureFixture[st
 
 
 def test_divergence_still_writes_the_best_scene(here: Path) -> None:
-    wild = ["optimizer.rates.sh0=50", "optimizer.rates.logit_opacities=50"]
+    wild = ["optimizer=adam", "optimizer.rates.sh0=50", "optimizer.rates.logit_opacities=50"]
     assert l2s("optimize", *FAST, "--steps", "300", "--out", "run", *wild) == 3
     assert json.loads((here / "run" / "summary.json").read_text())["outcome"] in ("diverged", "nonfinite")
     assert (here / "run" / "point_cloud.ply").is_file()

@@ -31,13 +31,14 @@ from tests.optim.bowl import Bowl
 
 COUNT = 9
 POSITIONS = random_scene(64, seed=77).means
-OPTIMIZERS = [*choices("optimizer"), *choices("trainee")]
+OPTIMIZERS = list(dict.fromkeys([*choices("optimizer"), *choices("trainee")]))
+"""Names of both kinds are made untrained; ``l2s`` is a trained one."""
 AT_REST = ["l2s-faithful", "resplat"]
 """Untrained these move nothing, by their publication; all other trainees are `adam-tuned`."""
 DECAYING = {"adamw-gs"}
 """Optimizers that move what has no gradient, by a decay that a test of theirs states in closed form."""
-SHARING = {"adafactor", "soap"}
-"""Optimizers with statistics that all Gaussians share and that outlive births."""
+SHARING = {"adafactor", "soap", "l2s"}
+"""Optimizers with statistics that all Gaussians share and that outlive births: factors, a basis, persistence."""
 DECIDING = {"lm", "lm-photometric"}
 """Optimizers that look at losses to decide on a step and on a damping that all Gaussians share."""
 
