@@ -1,7 +1,7 @@
 """Kill `optimize`, `meta-train` and `leaderboard` at random moments and see that they end with the same bits.
 
     python scripts/kills.py --kills 50
-    python scripts/kills.py --kills 6 --jobs optimize --seed 3 --keep /tmp/kills
+    python scripts/kills.py --kills 6 --jobs optimize --seed 3 --keep kills
 
 Each job runs once undisturbed. Then it is started again and again in another folder and gets SIGINT, SIGTERM or
 SIGKILL at a random moment, from the start of Python to after its end, until it ends by itself; what it wrote must be
