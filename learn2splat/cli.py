@@ -48,7 +48,7 @@ Examples:
 @click.option(
     "--optimizer",
     metavar="NAME",
-    help="adam, adam-tuned, sgd, ... (a file of configs/optimizer), or the folder of a trained one (adam).",
+    help="l2s, adam-tuned, sgd, ... (a file of configs/optimizer), or the folder of a trained one (l2s).",
 )
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), help="Where to optimise (auto).")
 @click.option("--renderer", metavar="NAME", help="auto, cpu, gsplat or reference (auto).")

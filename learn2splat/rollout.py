@@ -151,7 +151,7 @@ class Rollout:
         if not math.isfinite(batch.loss):
             return None
         before = self._with_geometry(before)
-        scene, optimizer_state, guard = self._updated(before, batch, views)
+        scene, optimizer_state, guard = self._updated(before, batch, views, sh_degree)
         if not scene.is_finite():  # nor then was a gradient, or else the update is at fault
             return None
         after = before.advanced(scene, optimizer_state, batch.loss, by_loss=not self.probe)
@@ -176,13 +176,11 @@ class Rollout:
         return self.scene_loss.gradient(scene, views, self.request, sh_degree)
 
     def _updated(
-        self, before: RolloutState, batch: LossGradient, views: Sequence[int]
+        self, before: RolloutState, batch: LossGradient, views: Sequence[int], sh_degree: int
     ) -> tuple[GaussianScene, OptimizerState, Guard]:
         """The next scene and optimizer state; at a trial, of the learned or of the base optimizer."""
-        context, guard = self._context(before, batch, views), before.guard
-
+        context, guard = self._context(before, batch, views, sh_degree), before.guard
         grads = self.growth.densifier.penalised(batch.grads, before.scene, self.extent_world)
-        sh_degree = self.growth.sh_degree(before.step, before.scene.sh_degree)
 
         def stepped(trust: float) -> tuple[GaussianScene, OptimizerState]:
             given = replace(context, trust=trust)
@@ -211,8 +209,7 @@ class Rollout:
         self.state = replace(gone_back, guard=state.guard.lean(state.step))
         return True
 
-    def _context(self, state: RolloutState, batch: LossGradient, views: Sequence[int]) -> StepContext:
-        sh_degree = self.growth.sh_degree(state.step, state.scene.sh_degree)
+    def _context(self, state: RolloutState, batch: LossGradient, views: Sequence[int], sh_degree: int) -> StepContext:
         return StepContext(
             step=state.step,
             horizon=self.horizon,

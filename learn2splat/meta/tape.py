@@ -8,7 +8,8 @@ from dataclasses import dataclass, field, replace
 import torch
 
 from learn2splat.densify.base import Densified, Densifier, DensifyContext, ScreenEvidence, Statistics
-from learn2splat.optim.base import Need, OptimizerState, SceneOptimizer, StepContext, zeros_like
+from learn2splat.optim.base import OptimizerState, SceneOptimizer, StepContext, zeros_like
+from learn2splat.optim.wrapped import Wrapped
 from learn2splat.scene.gaussians import GaussianScene
 from learn2splat.scene.lineage import Lineage
 
@@ -42,19 +43,12 @@ class TapedStep:
         return credit
 
 
-class Taped:
+class Taped(Wrapped):
     """A `SceneOptimizer` that passes another's updates on as constants and keeps them with their graph."""
 
     def __init__(self, optimizer: SceneOptimizer) -> None:
-        self.optimizer = optimizer
+        super().__init__(optimizer)
         self.tape: list[TapedStep] = []
-
-    @property
-    def needs(self) -> frozenset[Need]:
-        return self.optimizer.needs
-
-    def init(self, scene: GaussianScene) -> OptimizerState:
-        return self.optimizer.init(scene)
 
     def update(
         self, grads: GaussianScene, state: OptimizerState, scene: GaussianScene, context: StepContext
@@ -62,9 +56,6 @@ class Taped:
         update, state = self.optimizer.update(grads, state, scene, context)
         self.tape.append(TapedStep(update, grads))
         return update.detach(), state
-
-    def reindex(self, state: OptimizerState, lineage: Lineage) -> OptimizerState:
-        return self.optimizer.reindex(state, lineage)
 
 
 class TapedDensifier:

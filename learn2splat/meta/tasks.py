@@ -16,7 +16,7 @@ from learn2splat.data.resize import PhotoStack, shrink
 from learn2splat.densify.base import MAX_GAUSSIANS
 from learn2splat.scene.gaussians import GaussianScene
 from learn2splat.scene.initialise import from_points, random_points
-from learn2splat.scene.neighbours import nearest_neighbours
+from learn2splat.scene.neighbours import nearest_neighbours, neighbour_distances
 
 Choice = TypeVar("Choice")
 
@@ -174,8 +174,8 @@ def crowded(points: PointCloud, count: int, generator: torch.Generator) -> Point
 
 def without_sparsest(points: PointCloud, share: float) -> PointCloud:
     """``points`` without the ``share`` of them that is furthest from its three nearest neighbours."""
-    nearest = nearest_neighbours(points.positions_world, 3).long()
-    distances = (points.positions_world[nearest] - points.positions_world[:, None]).norm(dim=-1).mean(dim=1)
+    nearest = nearest_neighbours(points.positions_world, 3)
+    distances = neighbour_distances(points.positions_world, nearest).mean(dim=1)
     keep = distances.argsort(stable=True)[: len(points) - round(share * len(points))].sort().values
     return PointCloud(points.positions_world[keep], points.colors[keep])
 

@@ -29,3 +29,8 @@ def nearest_neighbours(means: Tensor, count: int) -> Tensor:
     others = np.take_along_axis(found, order, axis=1)[:, 1:]
     repeated = others[:, np.arange(count) % wanted]
     return torch.from_numpy(repeated.astype(np.int32)).to(means.device)
+
+
+def neighbour_distances(means: Tensor, neighbours: Tensor) -> Tensor:
+    """[N, k] distances to the ``neighbours`` [N, k], world units."""
+    return (means[neighbours.long()] - means[:, None]).norm(dim=-1)

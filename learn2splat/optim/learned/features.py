@@ -13,6 +13,7 @@ from learn2splat.optim.ages import correction
 from learn2splat.optim.base import StepContext
 from learn2splat.optim.learned.moments import GROUPS, MomentDecays, as_matrix, group_slices
 from learn2splat.scene.gaussians import GaussianScene
+from learn2splat.scene.neighbours import neighbour_distances
 
 TINY = 1e-20
 PER_GROUP = ("newest", "signal", "slow_signal", "scale", "agreement")
@@ -113,8 +114,3 @@ def features(scene: GaussianScene, evidence: Evidence, context: StepContext, dec
     ).to(scene.means)
     columns = [*per_group, torch.stack(per_gaussian, dim=1), of_run.expand(len(scene), len(GLOBAL))]
     return torch.cat(columns, dim=1).clamp(-4, 4)
-
-
-def neighbour_distances(means: Tensor, neighbours: Tensor) -> Tensor:
-    """[N, k] distances to the neighbours, world units."""
-    return (means[neighbours.long()] - means[:, None]).norm(dim=-1)

@@ -29,9 +29,14 @@ def hat_functions(number: int, log_knots: Sequence[float]) -> Tensor:
     return hats
 
 
+def ramp(log_knots: Sequence[float], first: int, last: int) -> list[float]:
+    """At each knot 0 up to step ``first``, 1 from step ``last`` on, and linear in log(1 + step) between."""
+    return [min(1.0, max(0.0, (knot - math.log(first)) / math.log(last / first))) for knot in log_knots]
+
+
 def late_share(log_knots: Sequence[float]) -> list[float]:
-    """At each knot how much of it counts as late: 0 up to step 50, 1 from step 1,000 on."""
-    return [min(1.0, max(0.0, (knot - math.log(50)) / math.log(20))) for knot in log_knots]
+    """At each knot how much of it counts as late."""
+    return ramp(log_knots, 50, 1000)
 
 
 def row_of(parameter: Tensor, row: Any, values: Sequence[float]) -> Tensor:

@@ -14,7 +14,7 @@ from learn2splat import native
 from learn2splat.native.rule import MOMENTS, RuleParameter, rule_step
 from learn2splat.optim import ages
 from learn2splat.optim.base import Need, OptimizerState, StepContext, as_rows
-from learn2splat.optim.learned.knots import hat_functions, late_share, log_positions, row_of
+from learn2splat.optim.learned.knots import hat_functions, late_share, log_positions, ramp, row_of
 from learn2splat.optim.learned.moments import (
     DIRECTIONS,
     GROUPS,
@@ -125,7 +125,7 @@ class LearnedRule(torch.nn.Module):
     def coarse(self, train_views: int) -> list[dict[str, Tensor]]:
         """Shifts of the constants of one group over some span of log-time, of a size that clearly shows."""
         late = late_share(self.log_knots)
-        early = [min(1.0, max(0.0, 1 - (knot - math.log(10)) / math.log(10))) for knot in self.log_knots]
+        early = [1 - share for share in ramp(self.log_knots, 10, 100)]
         whole = [1.0] * len(late)
         in_use = hat_functions(train_views, self.log_views).nonzero().flatten().tolist()
         spans = [(span, knot) for knot in in_use for span in (early, whole, late)]

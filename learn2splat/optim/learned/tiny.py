@@ -8,13 +8,14 @@ import torch
 from torch import Tensor
 
 from learn2splat.optim.base import Need, OptimizerState, StepContext
-from learn2splat.optim.learned.features import COUNT, Evidence, by_group, features, neighbour_distances
+from learn2splat.optim.learned.features import COUNT, Evidence, by_group, features
 from learn2splat.optim.learned.knots import hat_functions, late_share, row_of
 from learn2splat.optim.learned.moments import GROUPS, as_matrix, group_slices, trusted
 from learn2splat.optim.learned.network import PointTransformer
 from learn2splat.optim.learned.rule import LearnedRule
 from learn2splat.scene.gaussians import GaussianScene
 from learn2splat.scene.lineage import Lineage
+from learn2splat.scene.neighbours import neighbour_distances
 
 MAX_GAIN = 2.0
 """The network scales a step by exp(+-2) at most."""
