@@ -23,10 +23,10 @@ from learn2splat.eval.protocol import Budgets, Method, run_task
 from learn2splat.eval.statistics import markdown
 from learn2splat.eval.store import RowStore
 from learn2splat.optim.base import SceneOptimizer
-from learn2splat.optim.learned.moments import DIRECTIONS
 from learn2splat.optim.learned.network import PointTransformer
 from learn2splat.optim.learned.rule import LearnedRule
 from learn2splat.optim.learned.tiny import LearnedGain
+from learn2splat.optim.learned.traits import TRAITS
 from learn2splat.render.auto import auto_renderer
 
 
@@ -50,12 +50,20 @@ def without_feedback(rule: LearnedRule) -> None:
     rule.feedback.zero_()
 
 
-def without_neighbours(rule: LearnedRule) -> None:
-    rule.weight[:, DIRECTIONS.index("neighbours")] = 0.0
+def without_traits(rule: LearnedRule) -> None:
+    rule.power.zero_()
 
 
-def without_sizes_on_the_screen(rule: LearnedRule) -> None:
-    rule.size_power.zero_()
+def without_sizes(rule: LearnedRule) -> None:
+    rule.power[:, TRAITS.index("size")] = 0.0
+
+
+def without_loudness(rule: LearnedRule) -> None:
+    rule.power[:, TRAITS.index("loudness")] = 0.0
+
+
+def without_visibility(rule: LearnedRule) -> None:
+    rule.power[:, TRAITS.index("visibility")] = 0.0
 
 
 def without_step_sizes(rule: LearnedRule) -> None:
@@ -77,9 +85,11 @@ def at_full_strength(gain: LearnedGain) -> None:
 CUTS: dict[type, list[Callable[..., None]]] = {
     LearnedRule: [
         without_weights,
-        without_neighbours,
         without_feedback,
-        without_sizes_on_the_screen,
+        without_traits,
+        without_sizes,
+        without_loudness,
+        without_visibility,
         without_step_sizes,
         blind_to_the_number_of_views,
     ],

@@ -46,6 +46,7 @@ class Evolution(Memoryless):
         tasks: one per pair.
         renderer: for all rollouts.
         shortest, longest: steps of a rollout, log-uniform, stratified over the pairs of a meta-step.
+        longest_first: the longest at first; it grows geometrically until half of the training is done.
         marks: steps at which a rollout is scored, as far as it goes, and at its end.
         held_views: held-out views to score on, at most.
         sigma: size of a perturbation along each direction, in its units.
@@ -57,7 +58,8 @@ class Evolution(Memoryless):
         tasks: TaskSource[Task],
         renderer: Renderer,
         shortest: int = 60,
-        longest: int = 1500,
+        longest: int = 2000,
+        longest_first: int = 500,
         marks: Sequence[int] = (10, 20, 50, 100, 200, 350, 500, 700, 1000, 1400, 2000, 3000),
         held_views: int = 8,
         sigma: float = 0.4,
@@ -65,6 +67,7 @@ class Evolution(Memoryless):
     ) -> None:
         self.device = device
         self.tasks, self.renderer, self.shortest, self.longest = tasks, renderer, shortest, longest
+        self.longest_first = min(longest, longest_first)
         self.marks, self.held_views, self.sigma = tuple(marks), held_views, sigma
 
     def accumulate(
@@ -76,7 +79,7 @@ class Evolution(Memoryless):
         for index in range(samples):
             task = self.tasks.draw(generator)
             directions = optimizer.coarse(len(task.data.train))
-            steps = self._steps((index + float(torch.rand((), generator=generator))) / samples)
+            steps = self._steps((index + float(torch.rand((), generator=generator))) / samples, progress)
             shift = torch.randn(len(directions), generator=generator)
             up, up_died = self.score(shifted(optimizer, directions, (self.sigma * shift).tolist()), task, steps)
             down, down_died = self.score(shifted(optimizer, directions, (-self.sigma * shift).tolist()), task, steps)
@@ -90,9 +93,11 @@ class Evolution(Memoryless):
             deaths += up_died + down_died
         return {"loss": -sum(scores) / len(scores), "deaths": deaths}
 
-    def _steps(self, quantile: float) -> int:
+    def _steps(self, quantile: float, progress: float) -> int:
         """Steps of a rollout; stratified quantiles give every process about as much to do."""
-        low, high = math.log(self.shortest), math.log(self.longest)
+        grown = min(1.0, 2 * progress)
+        low = math.log(self.shortest)
+        high = math.log(self.longest_first) * (1 - grown) + math.log(self.longest) * grown
         return round(math.exp(low + (high - low) * quantile))
 
     def score(self, optimizer: SceneOptimizer, task: Task, steps: int) -> tuple[float, bool]:

@@ -133,8 +133,8 @@ class RuleParameter(ctypes.Structure):
 
     _fields_ = (
         *((name, c_void_p) for name in ("grad", "m", "m_slow", "v", "v_fast")),
-        *((name, c_void_p) for name in ("m_out", "m_slow_out", "v_out", "v_fast_out", "base", "update")),
-        *((name, c_void_p) for name in ("column_rates", "slow", "newest", "neighbours", "fast_scale", "shared_scale")),
+        *((name, c_void_p) for name in ("m_out", "m_slow_out", "v_out", "v_fast_out", "update")),
+        *((name, c_void_p) for name in ("column_rates", "slow", "newest", "fast_scale", "shared_scale")),
         *((name, c_void_p) for name in ("row_rates", "ages")),
         ("rows", c_int64),
         ("width", c_int32),
@@ -232,7 +232,7 @@ def _typed(handle: ctypes.CDLL) -> ctypes.CDLL:
         "l2s_adam_step": (None, [POINTER(AdamGroup), c_int32, POINTER(AdamConstants), c_int32]),
         "l2s_rule_step": (
             None,
-            [POINTER(RuleParameter), c_int32, POINTER(RuleConstants), c_void_p, c_int32, c_int32],
+            [POINTER(RuleParameter), c_int32, POINTER(RuleConstants), c_int32],
         ),
         "l2s_photometric": (c_int32, [c_void_p] * 2 + [c_int32] * 3 + [c_float] + [c_void_p] * 3 + [c_int32]),
     }

@@ -14,7 +14,7 @@ from learn2splat.native import loader
 MOMENTS = ("m", "m_slow", "v", "v_fast")
 BLOCK_ROWS = 32
 """Rows whose inner products are summed together; as in csrc/rule.cpp."""
-WEIGHTS = ("slow", "newest", "neighbours", "fast_scale", "shared_scale")
+WEIGHTS = ("slow", "newest", "fast_scale", "shared_scale")
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class RuleParameter:
         ages: N int32, in any shape: gradients that a row has seen, this one included.
         row_rates: [N, 1] step sizes per row, or None.
         column_rates: [1, width] step sizes per column.
-        weights: [5, width] weights of the directions, in the order of `WEIGHTS`.
+        weights: [4, width] weights of the directions, in the order of `WEIGHTS`.
         group_ends: end column of each group of columns that shares a second moment, ascending.
     """
 
@@ -42,7 +42,6 @@ class RuleParameter:
 
 def rule_step(
     parameters: Sequence[RuleParameter],
-    neighbours: Tensor,
     decays: Mapping[str, float],
     damping: float,
     corrections: Sequence[Tensor],
@@ -52,8 +51,7 @@ def rule_step(
     The last are [groups, 3] float64: <g, m>, <g, g> and <m, m>, with m before the step, summed over each group.
 
     Args:
-        parameters: all that share the Gaussians of ``neighbours``.
-        neighbours: [N, k] int32 rows.
+        parameters: of one scene.
         decays: ``m, m_slow, v, v_fast, eps``.
         damping: weight of the newest gradient in the base direction.
         corrections: [A] float32 bias corrections by age for each of `MOMENTS`; the last entry holds for later ages.
@@ -68,11 +66,11 @@ def rule_step(
     results, alive = [], []  # what ctypes points to must stay alive until the call returns
     for structure, p in zip(structures, parameters, strict=True):
         inputs = [tensor.contiguous() for tensor in (p.grad, *p.moments)]
-        update, base, *moments = (torch.empty_like(inputs[0]) for _ in range(2 + len(MOMENTS)))
+        update, *moments = (torch.empty_like(inputs[0]) for _ in range(1 + len(MOMENTS)))
         columns = [p.column_rates.float().reshape(-1).contiguous(), *p.weights.float().contiguous()]
         rows = None if p.row_rates is None else p.row_rates.float().reshape(-1).contiguous()
-        names = ("grad", *MOMENTS, *(f"{name}_out" for name in MOMENTS), "base", "update", "column_rates", *WEIGHTS)
-        for name, tensor in zip(names, (*inputs, *moments, base, update, *columns), strict=True):
+        names = ("grad", *MOMENTS, *(f"{name}_out" for name in MOMENTS), "update", "column_rates", *WEIGHTS)
+        for name, tensor in zip(names, (*inputs, *moments, update, *columns), strict=True):
             setattr(structure, name, tensor.data_ptr())
         ages = p.ages.contiguous()
         structure.ages = ages.data_ptr()
@@ -84,17 +82,9 @@ def rule_step(
         blocks = torch.empty(-(-p.grad.shape[0] // BLOCK_ROWS), len(ends), 3, dtype=torch.float64)
         structure.products = blocks.data_ptr()
         results.append((update, moments, blocks))
-        alive.append((inputs, base, columns, rows, ages))
+        alive.append((inputs, columns, rows, ages))
     tables = {f"correct_{name}": loader.correction(table) for name, table in zip(MOMENTS, corrections, strict=True)}
     constants = loader.RuleConstants(**decays, damping=damping, **tables)
-    neighbours = neighbours.to(torch.int32).contiguous()
     work = sum(parameter.grad.numel() for parameter in parameters)
-    library.l2s_rule_step(
-        structures,
-        len(parameters),
-        byref(constants),
-        neighbours.data_ptr(),
-        neighbours.shape[1],
-        loader.thread_count(work // 4),
-    )
+    library.l2s_rule_step(structures, len(parameters), byref(constants), loader.thread_count(work // 4))
     return [(update, moments, blocks.sum(dim=0)) for update, moments, blocks in results]

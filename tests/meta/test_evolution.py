@@ -15,6 +15,7 @@ from learn2splat.meta.train import MetaTrainer
 from learn2splat.optim.base import SceneOptimizer
 from learn2splat.optim.learned.moments import DIRECTIONS, GROUPS
 from learn2splat.optim.learned.rule import LearnedRule
+from learn2splat.optim.learned.traits import TRAITS
 from learn2splat.render.reference import ReferenceRenderer
 from tests.meta.test_training import RANGES, SETTINGS, rule, score
 from tests.test_rollout import capture
@@ -38,16 +39,16 @@ def source() -> TaskSource:
 def test_each_direction_moves_the_constants_of_one_group(train_views: int, knots: int) -> None:
     one = rule()
     directions = one.coarse(train_views)
-    assert len(directions) == len(GROUPS) * (1 + 3 * knots + len(DIRECTIONS)) + 2
+    assert len(directions) == len(GROUPS) * (1 + 3 * knots + len(DIRECTIONS) + len(TRAITS)) + len(TRAITS)
     for index, direction in enumerate(directions):
         amounts = [2.0 * (index == other) for other in range(len(directions))]
         moved = shifted(one, directions, amounts)
         assert isinstance(moved, LearnedRule)
         ((name, unit),) = direction.items()
-        for parameter in ("log_step", "weight", "feedback", "size_power"):
+        for parameter in ("log_step", "weight", "feedback", "power"):
             difference = getattr(moved, parameter) - getattr(one, parameter)
             torch.testing.assert_close(difference, 2 * unit if parameter == name else 0 * difference)
-            assert parameter == "size_power" or int((difference.flatten(1).abs().sum(dim=1) > 0).sum()) <= 1
+            assert int((difference.flatten(1).abs().sum(dim=1) > 0).sum()) <= 1
     assert not bool(one.log_step.any())
 
 

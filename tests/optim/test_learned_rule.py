@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -12,9 +13,10 @@ from hypothesis import strategies as st
 
 from learn2splat import native
 from learn2splat.optim.adam import Adam
-from learn2splat.optim.base import NEIGHBOURS, StepContext
+from learn2splat.optim.base import StepContext
 from learn2splat.optim.learned.moments import DIRECTIONS, GROUPS
 from learn2splat.optim.learned.rule import LearnedRule
+from learn2splat.optim.learned.traits import TRAITS
 from learn2splat.optim.rates import GroupRates, PowerDecay
 from learn2splat.scene.lineage import Lineage
 from learn2splat.scene.neighbours import nearest_neighbours
@@ -35,7 +37,6 @@ def context(step: int, count: int, train_views: int = 24) -> StepContext:
         visible=torch.ones(count, dtype=torch.bool),
         loss=0.1,
         pixel_footprint_world=torch.linspace(0.5, 2.0, count, dtype=torch.float64),
-        neighbours=nearest_neighbours(scene.means, NEIGHBOURS),
     )
 
 
@@ -87,22 +88,52 @@ def test_the_compiled_step_equals_the_plain_one(count: int, degree: int) -> None
             torch.testing.assert_close(getattr(two, name).double(), tensor, rtol=2e-5, atol=1e-5 * size)
 
 
-def test_steps_of_scales_are_divided_by_a_power_of_the_relative_size_on_the_screen() -> None:
-    count, power = 51, 0.7
+@pytest.mark.parametrize("trait", TRAITS)
+def test_steps_are_multiplied_by_powers_of_relative_traits(trait: str) -> None:
+    count = 51
     plain = trained()
     with torch.no_grad():
-        plain.size_power.zero_()
-    rule = copy.deepcopy(plain)
+        plain.power.zero_()
+    rule, powers = copy.deepcopy(plain), torch.linspace(-0.3, 0.3, len(GROUPS))
     with torch.no_grad():
-        rule.size_power.fill_(power)
-    scene, grads, ctx = random_scene(count), random_scene(count, seed=1), context(3, count)
+        rule.power[:, TRAITS.index(trait)] = powers[:, None]
+    scene, states = random_scene(count), (plain.init(random_scene(count)), rule.init(random_scene(count)))
+    drawn = torch.zeros(count)
+    squares = scene.map(torch.zeros_like)
+    for step in range(3):
+        visible = torch.rand(count, generator=torch.Generator().manual_seed(step)) < (0.9 if step else 1.1)
+        grads = random_scene(count, seed=step + 1).map(lambda g, v=visible: g * v.view(-1, *[1] * (g.ndim - 1)))
+        ctx = replace(context(step, count), visible=visible)
+        one, first = plain.update(grads, states[0], scene, ctx)
+        two, second = rule.update(grads, states[1], scene, ctx)
+        states = first, second
+        drawn = 0.95 * drawn + 0.05 * visible
+        squares = squares.map(lambda old, g: 0.999 * old + 0.001 * g * g, grads)
     assert ctx.pixel_footprint_world is not None
-    one, two = (by.update(grads, by.init(scene), scene, ctx)[0] for by in (plain, rule))
-    size_px = scene.log_scales.mean(dim=1).exp() / ctx.pixel_footprint_world
-    expected = one.log_scales * (size_px / size_px.median())[:, None] ** -power
-    torch.testing.assert_close(two.log_scales, expected, rtol=1e-6, atol=0)
-    for name, tensor in one.items():
-        assert name == "log_scales" or torch.equal(tensor, getattr(two, name))
+    for row, group in enumerate(GROUPS):
+        part = {"sh0": slice(0, 1), "shN": slice(1, None)}.get(group)
+        of = lambda one: one.sh[:, part].flatten(1) if part else getattr(one, group).reshape(count, -1)  # noqa: E731
+        value = {
+            "size": scene.log_scales.mean(dim=1) - ctx.pixel_footprint_world.log(),
+            "loudness": of(squares).mean(dim=1).log() / 2,
+            "visibility": drawn.double().log(),
+        }[trait]
+        relative = (value - value.mean()).clamp(-3, 3)
+        torch.testing.assert_close(of(two), of(one) * (powers[row] * relative)[:, None].exp(), rtol=1e-5, atol=0)
+
+
+def test_what_was_never_drawn_does_not_move_the_average_of_the_traits() -> None:
+    rule, scene, grads = trained(), random_scene(40), random_scene(40, seed=3)
+    ctx = context(0, 40)
+    alone = rule.update(grads, rule.init(scene), scene, ctx)[0]
+    rows = torch.arange(49) % 40
+    more, hidden = scene.take(rows), torch.arange(49) >= 40
+    nothing = grads.take(rows).map(lambda g: torch.where(hidden.view(-1, *[1] * (g.ndim - 1)), 0 * g, g))
+    assert ctx.pixel_footprint_world is not None
+    ctx = replace(ctx, visible=~hidden, pixel_footprint_world=ctx.pixel_footprint_world[rows])
+    both = rule.update(nothing, rule.init(more), more, ctx)[0]
+    for name, tensor in alone.items():
+        torch.testing.assert_close(getattr(both, name)[:40], tensor, rtol=1e-9, atol=0)
 
 
 def test_constants_interpolate_in_log_step_and_follow_the_views() -> None:
@@ -151,8 +182,6 @@ def test_moving_and_scaling_the_world_changes_nothing_but_units() -> None:
     factor = 1000.0
     one, _ = rule.update(grads, rule.init(scene), scene, context(3, 40))
     ctx = context(3, 40)
-    from dataclasses import replace
-
     assert ctx.pixel_footprint_world is not None
     bigger = replace(ctx, pixel_footprint_world=factor * ctx.pixel_footprint_world, extent_world=factor * 2.0)
     moved = replace(scene, means=factor * scene.means + 5.0, log_scales=scene.log_scales + 1.0)

@@ -12,10 +12,10 @@ from learn2splat.networks.chunks import by_chunks
 from learn2splat.optim.base import CLUSTERS, NEIGHBOURS, StepContext
 from learn2splat.optim.learned import network
 from learn2splat.optim.learned.features import COUNT, by_group
-from learn2splat.optim.learned.moments import GROUPS
+from learn2splat.optim.learned.moments import GROUPS, scaled_by_group
 from learn2splat.optim.learned.network import PointTransformer
 from learn2splat.optim.learned.rule import LearnedRule
-from learn2splat.optim.learned.tiny import STRENGTH_UNIT, LearnedGain, scaled_by_group
+from learn2splat.optim.learned.tiny import STRENGTH_UNIT, LearnedGain
 from learn2splat.optim.rates import GroupRates, PowerDecay
 from learn2splat.scene.clusters import clusters
 from learn2splat.scene.gaussians import GaussianScene

@@ -148,10 +148,9 @@ L2S_PUBLIC void l2s_adam_step(
 struct L2sRuleParameter {
     const float *grad, *m, *m_slow, *v, *v_fast;
     float *m_out, *m_slow_out, *v_out, *v_fast_out;
-    float *base;                // the base direction, kept for the neighbours
     float *update;
     const float* column_rates;  // [width]
-    const float *slow, *newest, *neighbours, *fast_scale, *shared_scale;  // [width] weights of the directions
+    const float *slow, *newest, *fast_scale, *shared_scale;  // [width] weights of the directions
     const float* row_rates;     // [rows], optional: 1
     const int32_t* ages;        // [rows] gradients seen, this one included
     int64_t rows;
@@ -168,7 +167,6 @@ struct L2sRuleConstants {
 
 // update = -row_rate * column_rate * (base + sum of weight x direction); see optim/learned/moments.py.
 L2S_PUBLIC void l2s_rule_step(
-    const L2sRuleParameter* parameters, int32_t count, const L2sRuleConstants* constants, const int32_t* neighbours,
-    int32_t neighbour_count, int32_t threads);
+    const L2sRuleParameter* parameters, int32_t count, const L2sRuleConstants* constants, int32_t threads);
 
 }

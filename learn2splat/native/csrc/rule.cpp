@@ -28,8 +28,8 @@ void add_products(const L2sRuleParameter& p, const float* grad, const float* m, 
     }
 }
 
-// Moments, base direction and everything of the mixture that needs no neighbours, for `rows` rows from `first`.
-void mix_own(const L2sRuleParameter& p, const L2sRuleConstants& c, int64_t first, int64_t rows) {
+// Moments and update of `rows` rows from `first`.
+void step_rows(const L2sRuleParameter& p, const L2sRuleConstants& c, int64_t first, int64_t rows) {
     const int32_t width = p.width;
     float shared[kMaxWidth];
     double* products = p.products + first / kBlockRows * p.groups * 3;
@@ -38,8 +38,9 @@ void mix_own(const L2sRuleParameter& p, const L2sRuleConstants& c, int64_t first
         const int64_t at = row * width;
         const float *grad = p.grad + at, *m = p.m + at, *m_slow = p.m_slow + at, *v = p.v + at, *v_fast = p.v_fast + at;
         float *m_out = p.m_out + at, *m_slow_out = p.m_slow_out + at, *v_out = p.v_out + at;
-        float *v_fast_out = p.v_fast_out + at, *base = p.base + at, *mixed = p.update + at;
+        float *v_fast_out = p.v_fast_out + at, *update = p.update + at;
         add_products(p, grad, m, products);
+        const float of_row = p.row_rates ? p.row_rates[row] : 1.0f;
         const int32_t age = p.ages[row];
         const float correct_m = correction(c.correct_m, age), correct_m_slow = correction(c.correct_m_slow, age);
         const float correct_v = correction(c.correct_v, age), correct_v_fast = correction(c.correct_v_fast, age);
@@ -62,57 +63,24 @@ void mix_own(const L2sRuleParameter& p, const L2sRuleConstants& c, int64_t first
             const float root_v = root(v_out[i], correct_v, c.eps);
             const float root_fast = root(v_fast_out[i], correct_v_fast, c.eps);
             const float momentum = m_out[i] * correct_m;
-            base[i] = base_direction(momentum, grad[i], c.damping, root_v);
+            const float base = base_direction(momentum, grad[i], c.damping, root_v);
             const float own = p.slow[i] * (m_slow_out[i] * correct_m_slow) + p.newest[i] * grad[i];
-            mixed[i] = base[i] + own / root_v + p.fast_scale[i] * (momentum / root_fast) +
-                       p.shared_scale[i] * (momentum * shared[i]);
+            const float mixed = base + own / root_v + p.fast_scale[i] * (momentum / root_fast) +
+                                p.shared_scale[i] * (momentum * shared[i]);
+            update[i] = mixed * -(of_row * p.column_rates[i]);
         }
-    }
-}
-
-// Adds the neighbours' mean base direction and applies the rates.
-void finish(const L2sRuleParameter& p, const int32_t* neighbours, int32_t count, int64_t first, int64_t rows) {
-    const int32_t width = p.width;
-    bool gathers = false;
-    for (int32_t i = 0; i < width; ++i) gathers |= p.neighbours[i] != 0;
-    float mean[kMaxWidth];
-    for (int64_t row = first; row < first + rows; ++row) {
-        float* update = p.update + row * width;
-        const float of_row = p.row_rates ? p.row_rates[row] : 1.0f;
-        if (gathers) {
-            for (int32_t i = 0; i < width; ++i) mean[i] = 0;
-            for (int32_t k = 0; k < count; ++k) {
-                const float* other = p.base + (int64_t)neighbours[row * count + k] * width;
-#pragma omp simd
-                for (int32_t i = 0; i < width; ++i) mean[i] += other[i];
-            }
-#pragma omp simd
-            for (int32_t i = 0; i < width; ++i) update[i] += p.neighbours[i] * (mean[i] / count);
-        }
-#pragma omp simd
-        for (int32_t i = 0; i < width; ++i) update[i] *= -(of_row * p.column_rates[i]);
     }
 }
 
 }  // namespace
 
 extern "C" L2S_PUBLIC void l2s_rule_step(
-    const L2sRuleParameter* parameters, int32_t count, const L2sRuleConstants* constants, const int32_t* neighbours,
-    int32_t neighbour_count, int32_t threads) {
+    const L2sRuleParameter* parameters, int32_t count, const L2sRuleConstants* constants, int32_t threads) {
 #pragma omp parallel num_threads(threads)
-    {
-        for (int32_t i = 0; i < count; ++i) {
-            const L2sRuleParameter& p = parameters[i];
+    for (int32_t i = 0; i < count; ++i) {
+        const L2sRuleParameter& p = parameters[i];
 #pragma omp for schedule(static) nowait
-            for (int64_t first = 0; first < p.rows; first += kBlockRows)
-                mix_own(p, *constants, first, first + kBlockRows < p.rows ? kBlockRows : p.rows - first);
-        }
-#pragma omp barrier
-        for (int32_t i = 0; i < count; ++i) {
-            const L2sRuleParameter& p = parameters[i];
-#pragma omp for schedule(static) nowait
-            for (int64_t first = 0; first < p.rows; first += kBlockRows)
-                finish(p, neighbours, neighbour_count, first, first + kBlockRows < p.rows ? kBlockRows : p.rows - first);
-        }
+        for (int64_t first = 0; first < p.rows; first += kBlockRows)
+            step_rows(p, *constants, first, first + kBlockRows < p.rows ? kBlockRows : p.rows - first);
     }
 }

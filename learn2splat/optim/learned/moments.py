@@ -14,12 +14,11 @@ from learn2splat.scene.gaussians import GaussianScene
 
 GROUPS = ("means", "log_scales", "quats", "logit_opacities", "sh0", "shN")
 """Parameter groups with constants of their own."""
-DIRECTIONS = ("slow", "newest", "neighbours", "fast_scale", "shared_scale")
+DIRECTIONS = ("slow", "newest", "fast_scale", "shared_scale")
 """Directions that are mixed into the base direction m / sqrt(v):
 
 - slow: the first moment remembers 100 steps instead of 10;
 - newest: the gradient itself (Nesterov-like damping);
-- neighbours: the mean base direction of the nearest Gaussians;
 - fast_scale: the second moment remembers 50 steps instead of 1,000;
 - shared_scale: one second moment for all numbers of a group of a Gaussian.
 """
@@ -84,7 +83,6 @@ def directions(
     moments: Mapping[str, Tensor],
     grad: Tensor,
     ages: Tensor,
-    neighbours: Tensor,
     groups: Mapping[str, slice],
     decays: MomentDecays,
     damping: float,
@@ -95,7 +93,6 @@ def directions(
         moments: as from `advance`, [N, ...].
         grad: [N, ...] the newest gradient.
         ages: N gradients seen, the newest included, in any shape (bias correction).
-        neighbours: [N, k] rows of neighbours.
         groups: columns of each group, from `group_slices`.
         decays: constants.
         damping: weight of the newest gradient in the base direction (m + damping * g) / sqrt(v).
@@ -119,7 +116,6 @@ def directions(
     return base, {
         "slow": m_slow / root_v,
         "newest": g / root_v,
-        "neighbours": base[neighbours.long()].mean(dim=1),
         "fast_scale": m / root_fast,
         "shared_scale": m / root_shared,
     }
@@ -128,3 +124,15 @@ def directions(
 def trusted(learned: Tensor, trust: float) -> Tensor:
     """``trust * learned``, and 0 at no trust even where ``learned`` is not finite."""
     return trust * learned if trust else torch.zeros_like(learned)
+
+
+def scaled_by_group(update: GaussianScene, gain: Tensor) -> GaussianScene:
+    """``update`` with the numbers of group g of row n multiplied by ``gain[n, g]``."""
+    scaled = []
+    for name, tensor in update.items():
+        parts = [
+            as_matrix(tensor)[:, columns] * gain[:, GROUPS.index(group), None]
+            for group, columns in group_slices(name, update.sh.shape[1]).items()
+        ]
+        scaled.append(torch.cat(parts, dim=1).view_as(tensor))
+    return GaussianScene(*scaled)

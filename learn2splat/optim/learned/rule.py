@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -24,8 +24,10 @@ from learn2splat.optim.learned.moments import (
     as_matrix,
     directions,
     group_slices,
+    scaled_by_group,
     trusted,
 )
+from learn2splat.optim.learned.traits import TRAITS, VISIBILITY_MEMORY, traits
 from learn2splat.optim.rates import GroupRates, PowerDecay, Schedule
 from learn2splat.scene.gaussians import GaussianScene
 from learn2splat.scene.lineage import Lineage
@@ -35,8 +37,10 @@ MAX_LOG_STEP = 2.5
 PERSISTENCE_MEMORY = 0.9
 """Decay per step of the inner products that persistence is made of."""
 TINY = 1e-60
-MOST_BY_SIZE = 8.0
-"""The size on the screen changes the steps of scales by this factor at most."""
+MOST_BY_TRAITS = 8.0
+"""The traits of a Gaussian change its steps by this factor at most."""
+TRAIT_UNITS = {"size": 0.3, "loudness": 0.2, "visibility": 0.3}
+"""Powers of traits that clearly show."""
 OPPOSED = 0.8
 """Negative weights may take away this share of what the base and the positive weights add, so that it stays descent."""
 
@@ -48,10 +52,12 @@ class StepConstants:
     Args:
         factor: group -> scalar tensor, 1 for the base optimizer.
         weights: direction -> group -> scalar tensor, 0 for the base optimizer.
+        powers: [traits, groups] powers of the traits of each Gaussian in its steps, 0 for the base optimizer.
     """
 
     factor: dict[str, Tensor]
     weights: dict[str, dict[str, Tensor]]
+    powers: Tensor
 
 
 class LearnedRule(torch.nn.Module):
@@ -61,8 +67,8 @@ class LearnedRule(torch.nn.Module):
     (m + damping g) / sqrt(v), b_j those of `DIRECTIONS`, and s, w piecewise linear in log(1 + t). s is so in the
     logarithm of the number of training views, too, and has a part proportional to the group's persistence: the running
     correlation of the newest gradient with the momentum, which is low where batches disagree or steps are too long.
-    Steps of a Gaussian's scales are divided by its size on the screen, relative to the median Gaussian's, to the power
-    of ``size_power``, piecewise linear in log(1 + t): a step of a large one changes more of a picture.
+    Steps of a Gaussian are multiplied by powers of its `TRAITS`, each relative to the average Gaussian's: a step of a
+    large one, say, changes more of a picture. The powers are piecewise linear in log(1 + t).
     With all constants zero it is Adam with ``rates``, ``schedule`` and ``damping``. In training mode updates are
     differentiable in the constants.
 
@@ -91,11 +97,11 @@ class LearnedRule(torch.nn.Module):
         self.log_step = torch.nn.Parameter(torch.zeros(len(GROUPS), len(views), len(knots)))
         self.weight = torch.nn.Parameter(torch.zeros(len(GROUPS), len(DIRECTIONS), len(knots)))
         self.feedback = torch.nn.Parameter(torch.zeros(len(GROUPS), len(knots)))
-        self.size_power = torch.nn.Parameter(torch.zeros(len(knots)))
+        self.power = torch.nn.Parameter(torch.zeros(len(GROUPS), len(TRAITS), len(knots)))
 
     @property
     def needs(self) -> frozenset[Need]:
-        return self.rates.needs | {Need.NEIGHBOURS, Need.PIXEL_FOOTPRINT, Need.TRUST}
+        return self.rates.needs | {Need.PIXEL_FOOTPRINT, Need.TRUST}
 
     def constants(self, context: StepContext, persistence: Tensor | None = None) -> StepConstants:
         """The constants at this step; differentiable in the module's parameters.
@@ -113,7 +119,7 @@ class LearnedRule(torch.nn.Module):
         weights = {
             name: dict(zip(GROUPS, column, strict=True)) for name, column in zip(DIRECTIONS, weight.T, strict=True)
         }
-        return StepConstants(factor, weights)
+        return StepConstants(factor, weights, trusted((self.power @ hats).T, context.trust))
 
     def perturbed(self, generator: torch.Generator) -> LearnedRule:
         """A copy whose steps are larger or smaller: all of them by up to e^1, each group by some more."""
@@ -134,7 +140,12 @@ class LearnedRule(torch.nn.Module):
             for row in range(len(GROUPS))
             for span, knot in spans
         ]
-        found += [{"size_power": torch.tensor(span).to(self.size_power) * 0.3} for span in (early, late)]
+        found += [
+            {"power": row_of(self.power, (row, column), [unit * share for share in span])}
+            for row, group in enumerate(GROUPS)
+            for column, unit in enumerate(TRAIT_UNITS[trait] for trait in TRAITS)
+            for span in ((early, late) if group == "log_scales" else (whole,))
+        ]
         found += [{"feedback": row_of(self.feedback, row, [0.5] * len(late))} for row in range(len(GROUPS))]
         found += [
             {"weight": row_of(self.weight, (row, column), [0.15] * len(late))}
@@ -148,14 +159,14 @@ class LearnedRule(torch.nn.Module):
         rows: dict[str, Tensor] = {}
         for moment in MOMENTS:
             rows |= as_rows(moment, zeros)
+        rows["visibility"] = scene.means.new_zeros(len(scene))
         products = torch.zeros(len(GROUPS), 3, dtype=torch.float64, device=scene.means.device)
         return OptimizerState(rows | ages.newborn(scene), {"products": products})
 
     def update(
         self, grads: GaussianScene, state: OptimizerState, scene: GaussianScene, context: StepContext
     ) -> tuple[GaussianScene, OptimizerState]:
-        if context.neighbours is None:
-            raise ValueError("LearnedRule needs StepContext.neighbours")
+        assert context.pixel_footprint_world is not None
         age = ages.older(state, scene)
         rates = base_rates(self.rates, self.schedule, scene, context)
         across, squared, squared_m = state.shared["products"].T
@@ -163,35 +174,23 @@ class LearnedRule(torch.nn.Module):
         learning = self.training and torch.is_grad_enabled()
         fused = not learning and native.library() is not None and scene.means.device.type == "cpu"
         step = self._fused if fused and scene.means.dtype == torch.float32 else self._plain
+        seen = state.rows["visibility"]
         with torch.set_grad_enabled(learning):
-            update, rows, newest = step(grads, state, age, context.neighbours, rates, constants)
-            update = self._by_size(update, scene, context)
+            update, rows, newest = step(grads, state, age, rates, constants)
+            rows["visibility"] = seen.lerp(context.visible.to(seen), 1 - VISIBILITY_MEMORY)
+            of_each = traits(scene, rows, age, context.pixel_footprint_world, self.decays)
+            update = scaled_by_group(update, gains(of_each, constants.powers.to(of_each)))
         products = PERSISTENCE_MEMORY * state.shared["products"] + (1 - PERSISTENCE_MEMORY) * newest
         return update, OptimizerState(rows | ages.as_rows(age), {"products": products})
 
     def reindex(self, state: OptimizerState, lineage: Lineage) -> OptimizerState:
-        return state.take(lineage)
-
-    def _by_size(self, update: GaussianScene, scene: GaussianScene, context: StepContext) -> GaussianScene:
-        """``update`` with that of the scales divided by a power of the relative size on the screen."""
-        power = trusted(
-            self.size_power @ hat_functions(context.step, self.log_knots).to(self.size_power), context.trust
-        )
-        if not len(scene):
-            return update
-        assert context.pixel_footprint_world is not None
-        log_size_px = scene.log_scales.mean(dim=1) - context.pixel_footprint_world.to(scene.means).log()
-        relative = log_size_px - log_size_px.median()
-        most = math.log(MOST_BY_SIZE)
-        factor = (-power.to(relative) * relative).clamp(-most, most).exp()
-        return replace(update, log_scales=update.log_scales * factor[:, None])
+        return state.take(lineage, inherited=("visibility",))
 
     def _plain(
         self,
         grads: GaussianScene,
         state: OptimizerState,
         age: Mapping[str, Tensor],
-        neighbours: Tensor,
         rates: Mapping[str, Tensor],
         constants: StepConstants,
     ) -> tuple[GaussianScene, dict[str, Tensor], Tensor]:
@@ -206,7 +205,7 @@ class LearnedRule(torch.nn.Module):
             rows |= {f"{moment}.{name}": tensor for moment, tensor in moments.items()}
             groups = group_slices(name, grads.sh.shape[1])
             products += inner_products(grad, state.rows[f"m.{name}"], groups)
-            base, others = directions(moments, grad, age[name], neighbours, groups, self.decays, self.damping)
+            base, others = directions(moments, grad, age[name], groups, self.decays, self.damping)
             mixed = base + sum(weights[j][name].to(grad) * direction for j, direction in others.items())
             rate = rates[name] * factor[name].to(grad)
             updates.append((-rate * mixed).view_as(grad))
@@ -217,7 +216,6 @@ class LearnedRule(torch.nn.Module):
         grads: GaussianScene,
         state: OptimizerState,
         age: Mapping[str, Tensor],
-        neighbours: Tensor,
         rates: Mapping[str, Tensor],
         constants: StepConstants,
     ) -> tuple[GaussianScene, dict[str, Tensor], Tensor]:
@@ -247,7 +245,7 @@ class LearnedRule(torch.nn.Module):
             ages.corrections(decays[moment], 0.5 if moment.startswith("v") else 1.0, torch.float32, device)
             for moment in MOMENTS
         ]
-        results = rule_step(parameters, neighbours, decays, self.damping, corrections)
+        results = rule_step(parameters, decays, self.damping, corrections)
         rows = {
             f"{moment}.{name}": tensor
             for (name, _), (_, moments, _) in zip(grads.items(), results, strict=True)
@@ -270,6 +268,12 @@ def _descent(weight: Tensor) -> Tensor:
     added, taken = 1 + weight.clamp_min(0).sum(dim=1), (-weight).clamp_min(0).sum(dim=1)
     shrink = (OPPOSED * added / taken.clamp_min(1e-12)).clamp_max(1)[:, None]
     return torch.where(weight < 0, weight * shrink, weight)
+
+
+def gains(traits: Tensor, powers: Tensor) -> Tensor:
+    """[N, groups] factors on the steps of each Gaussian from its [N, traits, groups] and [traits, groups] powers."""
+    most = math.log(MOST_BY_TRAITS)
+    return (traits * powers).sum(dim=1).clamp(-most, most).exp()
 
 
 def step_factors(log_step: Tensor, trust: float = 1.0) -> dict[str, Tensor]:

@@ -10,7 +10,7 @@ from torch import Tensor
 from learn2splat.optim.base import Need, OptimizerState, StepContext
 from learn2splat.optim.learned.features import COUNT, Evidence, by_group, features
 from learn2splat.optim.learned.knots import hat_functions, late_share, row_of
-from learn2splat.optim.learned.moments import GROUPS, as_matrix, group_slices, trusted
+from learn2splat.optim.learned.moments import GROUPS, scaled_by_group, trusted
 from learn2splat.optim.learned.network import PointTransformer
 from learn2splat.optim.learned.rule import LearnedRule
 from learn2splat.scene.gaussians import GaussianScene
@@ -149,15 +149,3 @@ class LearnedGain(torch.nn.Module):
         latent = MEMORY * own["latent"] + (1 - MEMORY) * torch.tanh(latent)
         gain = MAX_GAIN * torch.tanh(gain / MAX_GAIN)
         return {"gain": gain, "latent": latent, "agreement": agreement, "seen": seen}
-
-
-def scaled_by_group(update: GaussianScene, gain: Tensor) -> GaussianScene:
-    """``update`` with the numbers of group g of row n multiplied by ``gain[n, g]``."""
-    scaled = []
-    for name, tensor in update.items():
-        parts = [
-            as_matrix(tensor)[:, columns] * gain[:, GROUPS.index(group), None]
-            for group, columns in group_slices(name, update.sh.shape[1]).items()
-        ]
-        scaled.append(torch.cat(parts, dim=1).view_as(tensor))
-    return GaussianScene(*scaled)
