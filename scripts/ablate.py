@@ -3,8 +3,8 @@
     python scripts/ablate.py --rows ablation.sqlite --optimizer learned-rule
     python scripts/ablate.py --rows ablation.sqlite --optimizer l2s-tiny --tier a
 
-The table has differences to the whole optimizer. `shuffled features` hands every Gaussian the network's inputs of
-another one; gradients, moments and updates stay where they belong.
+The table has differences to the whole optimizer. `shuffled features` (`shuffled traits`) hands every Gaussian the
+network's (the rule's) inputs of another one; gradients, moments and updates stay where they belong.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import copy
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from compare import TIERS, tasks_of
@@ -26,7 +27,7 @@ from learn2splat.optim.base import SceneOptimizer
 from learn2splat.optim.learned.network import PointTransformer
 from learn2splat.optim.learned.rule import LearnedRule
 from learn2splat.optim.learned.tiny import LearnedGain
-from learn2splat.optim.learned.traits import TRAITS
+from learn2splat.optim.learned.traits import TRAITS, traits
 from learn2splat.render.auto import auto_renderer
 
 
@@ -66,6 +67,15 @@ def without_visibility(rule: LearnedRule) -> None:
     rule.power[:, TRAITS.index("visibility")] = 0.0
 
 
+def shuffled_traits(rule: LearnedRule) -> None:
+    def of_others(*arguments: Any) -> list[torch.Tensor]:
+        found = traits(*arguments)
+        order = torch.randperm(len(found[0]), generator=torch.Generator().manual_seed(0))
+        return [trait[order] for trait in found]
+
+    rule.traits = of_others  # type: ignore[method-assign]
+
+
 def without_step_sizes(rule: LearnedRule) -> None:
     rule.log_step.zero_()
 
@@ -90,6 +100,7 @@ CUTS: dict[type, list[Callable[..., None]]] = {
         without_sizes,
         without_loudness,
         without_visibility,
+        shuffled_traits,
         without_step_sizes,
         blind_to_the_number_of_views,
     ],

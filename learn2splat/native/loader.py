@@ -135,12 +135,24 @@ class RuleParameter(ctypes.Structure):
         *((name, c_void_p) for name in ("grad", "m", "m_slow", "v", "v_fast")),
         *((name, c_void_p) for name in ("m_out", "m_slow_out", "v_out", "v_fast_out", "update")),
         *((name, c_void_p) for name in ("column_rates", "slow", "newest", "fast_scale", "shared_scale")),
-        *((name, c_void_p) for name in ("row_rates", "ages")),
+        *((name, c_void_p) for name in ("squares", "gains", "ages")),
         ("rows", c_int64),
         ("width", c_int32),
         ("groups", c_int32),
+        ("group_stride", c_int32),
         ("group_ends", c_int32 * 2),
         ("products", c_void_p),
+    )
+
+
+class GroupSquares(ctypes.Structure):
+    """L2sGroupSquares."""
+
+    _fields_ = (
+        *((name, c_void_p) for name in ("grad", "squares")),
+        ("rows", c_int64),
+        *((name, c_int32) for name in ("width", "groups", "group_stride")),
+        ("group_ends", c_int32 * 2),
     )
 
 
@@ -230,10 +242,8 @@ def _typed(handle: ctypes.CDLL) -> ctypes.CDLL:
         "l2s_statistics": (None, [c_void_p, POINTER(Statistics)]),
         "l2s_free": (None, [c_void_p]),
         "l2s_adam_step": (None, [POINTER(AdamGroup), c_int32, POINTER(AdamConstants), c_int32]),
-        "l2s_rule_step": (
-            None,
-            [POINTER(RuleParameter), c_int32, POINTER(RuleConstants), c_int32],
-        ),
+        "l2s_rule_step": (None, [POINTER(RuleParameter), c_int32, POINTER(RuleConstants), c_int32]),
+        "l2s_group_squares": (None, [POINTER(GroupSquares), c_int32, c_int32]),
         "l2s_photometric": (c_int32, [c_void_p] * 2 + [c_int32] * 3 + [c_float] + [c_void_p] * 3 + [c_int32]),
     }
     for name, (result, arguments) in signatures.items():

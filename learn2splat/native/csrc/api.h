@@ -151,13 +151,23 @@ struct L2sRuleParameter {
     float *update;
     const float* column_rates;  // [width]
     const float *slow, *newest, *fast_scale, *shared_scale;  // [width] weights of the directions
-    const float* row_rates;     // [rows], optional: 1
+    const float* squares;       // [rows, group_stride] mean second moment of each group, after the step
+    const float* gains;         // [rows, group_stride] factors on the steps
     const int32_t* ages;        // [rows] gradients seen, this one included
     int64_t rows;
     int32_t width;              // at most 64
     int32_t groups;             // groups of columns that share a second moment: 1 or 2
+    int32_t group_stride;
     int32_t group_ends[2];      // end column of each, ascending
     double* products;           // [rows / 32 rounded up, groups, 3] sums of g m, g g and m m, with m before the step
+};
+
+struct L2sGroupSquares {
+    const float* grad;          // [rows, width]
+    float* squares;             // [rows, group_stride]
+    int64_t rows;
+    int32_t width, groups, group_stride;
+    int32_t group_ends[2];      // end column of each, ascending
 };
 
 struct L2sRuleConstants {
@@ -165,7 +175,11 @@ struct L2sRuleConstants {
     L2sCorrection correct_m, correct_m_slow, correct_v, correct_v_fast;
 };
 
-// update = -row_rate * column_rate * (base + sum of weight x direction); see optim/learned/moments.py.
+// squares = mean over a group's columns of grad^2, of all groups of all parameters.
+L2S_PUBLIC void l2s_group_squares(
+    const L2sGroupSquares* parameters, int32_t count, int32_t threads);
+
+// update = -gain * column_rate * (base + sum of weight x direction); see optim/learned/moments.py.
 L2S_PUBLIC void l2s_rule_step(
     const L2sRuleParameter* parameters, int32_t count, const L2sRuleConstants* constants, int32_t threads);
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from learn2splat.optim.ages import correction
 from learn2splat.optim.base import StepContext
-from learn2splat.optim.learned.moments import GROUPS, MomentDecays, as_matrix, group_slices
+from learn2splat.optim.learned.moments import GROUPS, MomentDecays, by_group
 from learn2splat.scene.gaussians import GaussianScene
 from learn2splat.scene.neighbours import neighbour_distances
 
@@ -46,18 +46,6 @@ class Evidence:
     seen: Tensor
     running_loss: float
     first_loss: float
-
-
-def by_group(scene: GaussianScene, squared: bool = False) -> Tensor:
-    """[N, groups] mean square over the numbers of each group; with ``squared`` the input is squared already."""
-    columns = []
-    for name, tensor in scene.items():
-        matrix = as_matrix(tensor)
-        for part in group_slices(name, scene.sh.shape[1]).values():
-            values = matrix[:, part]
-            total = values.sum(dim=1) if squared else values.square().sum(dim=1)
-            columns.append(total / max(1, values.shape[1]))
-    return torch.stack(columns, dim=1)
 
 
 def features(scene: GaussianScene, evidence: Evidence, context: StepContext, decays: MomentDecays) -> Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor
@@ -14,6 +14,7 @@ from learn2splat.scene.gaussians import GaussianScene
 
 GROUPS = ("means", "log_scales", "quats", "logit_opacities", "sh0", "shN")
 """Parameter groups with constants of their own."""
+PARAMETERS = tuple(field.name for field in fields(GaussianScene))
 DIRECTIONS = ("slow", "newest", "fast_scale", "shared_scale")
 """Directions that are mixed into the base direction m / sqrt(v):
 
@@ -83,7 +84,7 @@ def directions(
     moments: Mapping[str, Tensor],
     grad: Tensor,
     ages: Tensor,
-    groups: Mapping[str, slice],
+    squares: Tensor,
     decays: MomentDecays,
     damping: float,
 ) -> tuple[Tensor, dict[str, Tensor]]:
@@ -93,7 +94,7 @@ def directions(
         moments: as from `advance`, [N, ...].
         grad: [N, ...] the newest gradient.
         ages: N gradients seen, the newest included, in any shape (bias correction).
-        groups: columns of each group, from `group_slices`.
+        squares: [N, width] mean of v over the group of each number.
         decays: constants.
         damping: weight of the newest gradient in the base direction (m + damping * g) / sqrt(v).
     """
@@ -108,10 +109,7 @@ def directions(
     correct_v = correct(decays.v, 0.5)
     root_v = flat["v"].sqrt() * correct_v + decays.eps
     root_fast = flat["v_fast"].sqrt() * correct(decays.v_fast, 0.5) + decays.eps
-    mean_v = torch.empty_like(g)
-    for columns in groups.values():
-        mean_v[:, columns] = flat["v"][:, columns].mean(dim=1, keepdim=True)
-    root_shared = mean_v.sqrt() * correct_v + decays.eps
+    root_shared = squares.sqrt() * correct_v + decays.eps
     base = m.add(g, alpha=damping) / root_v
     return base, {
         "slow": m_slow / root_v,
@@ -119,6 +117,29 @@ def directions(
         "fast_scale": m / root_fast,
         "shared_scale": m / root_shared,
     }
+
+
+def by_group(scene: GaussianScene, squared: bool = False) -> Tensor:
+    """[N, groups] mean square over the numbers of each group; with ``squared`` the input is squared already."""
+    columns = []
+    for name, tensor in scene.items():
+        matrix = as_matrix(tensor)
+        for part in group_slices(name, scene.sh.shape[1]).values():
+            values = matrix[:, part]
+            total = values.sum(dim=1) if squared else values.square().sum(dim=1)
+            columns.append(total / max(1, values.shape[1]))
+    return torch.stack(columns, dim=1)
+
+
+def split_groups(name: str, values: Tensor) -> dict[str, Tensor]:
+    """State rows ``name.parameter`` [N, groups of it] of ``values`` [N, groups]: they follow its restarts."""
+    widths = [2 if parameter == "sh" else 1 for parameter in PARAMETERS]
+    return {f"{name}.{p}": part for p, part in zip(PARAMETERS, values.split(widths, dim=1), strict=True)}
+
+
+def join_groups(name: str, rows: Mapping[str, Tensor]) -> Tensor:
+    """The inverse of `split_groups`."""
+    return torch.cat([rows[f"{name}.{parameter}"] for parameter in PARAMETERS], dim=1)
 
 
 def trusted(learned: Tensor, trust: float) -> Tensor:

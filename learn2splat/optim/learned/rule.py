@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from learn2splat import native
-from learn2splat.native.rule import MOMENTS, RuleParameter, rule_step
+from learn2splat.native.rule import MOMENTS, Columns, RuleParameter, group_squares, rule_step
 from learn2splat.optim import ages
 from learn2splat.optim.base import Need, OptimizerState, StepContext, as_rows
 from learn2splat.optim.learned.knots import hat_functions, late_share, log_positions, ramp, row_of
@@ -22,12 +22,15 @@ from learn2splat.optim.learned.moments import (
     advance,
     as_columns,
     as_matrix,
+    by_group,
     directions,
     group_slices,
+    join_groups,
     scaled_by_group,
+    split_groups,
     trusted,
 )
-from learn2splat.optim.learned.traits import TRAITS, VISIBILITY_MEMORY, traits
+from learn2splat.optim.learned.traits import TRAITS, VISIBILITY_MEMORY, gains, traits
 from learn2splat.optim.rates import GroupRates, PowerDecay, Schedule
 from learn2splat.scene.gaussians import GaussianScene
 from learn2splat.scene.lineage import Lineage
@@ -37,8 +40,6 @@ MAX_LOG_STEP = 2.5
 PERSISTENCE_MEMORY = 0.9
 """Decay per step of the inner products that persistence is made of."""
 TINY = 1e-60
-MOST_BY_TRAITS = 8.0
-"""The traits of a Gaussian change its steps by this factor at most."""
 TRAIT_UNITS = {"size": 0.3, "loudness": 0.2, "visibility": 0.3}
 """Powers of traits that clearly show."""
 OPPOSED = 0.8
@@ -98,6 +99,8 @@ class LearnedRule(torch.nn.Module):
         self.weight = torch.nn.Parameter(torch.zeros(len(GROUPS), len(DIRECTIONS), len(knots)))
         self.feedback = torch.nn.Parameter(torch.zeros(len(GROUPS), len(knots)))
         self.power = torch.nn.Parameter(torch.zeros(len(GROUPS), len(TRAITS), len(knots)))
+
+    traits = staticmethod(traits)
 
     @property
     def needs(self) -> frozenset[Need]:
@@ -159,6 +162,7 @@ class LearnedRule(torch.nn.Module):
         rows: dict[str, Tensor] = {}
         for moment in MOMENTS:
             rows |= as_rows(moment, zeros)
+        rows |= split_groups("squares", scene.means.new_zeros(len(scene), len(GROUPS)))
         rows["visibility"] = scene.means.new_zeros(len(scene))
         products = torch.zeros(len(GROUPS), 3, dtype=torch.float64, device=scene.means.device)
         return OptimizerState(rows | ages.newborn(scene), {"products": products})
@@ -167,85 +171,76 @@ class LearnedRule(torch.nn.Module):
         self, grads: GaussianScene, state: OptimizerState, scene: GaussianScene, context: StepContext
     ) -> tuple[GaussianScene, OptimizerState]:
         assert context.pixel_footprint_world is not None
-        age = ages.older(state, scene)
-        rates = base_rates(self.rates, self.schedule, scene, context)
         across, squared, squared_m = state.shared["products"].T
         constants = self.constants(context, across / (squared * squared_m).sqrt().clamp_min(TINY))
         learning = self.training and torch.is_grad_enabled()
         fused = not learning and native.library() is not None and scene.means.device.type == "cpu"
-        step = self._fused if fused and scene.means.dtype == torch.float32 else self._plain
-        seen = state.rows["visibility"]
+        fused = fused and scene.means.dtype == torch.float32
         with torch.set_grad_enabled(learning):
-            update, rows, newest = step(grads, state, age, rates, constants)
-            rows["visibility"] = seen.lerp(context.visible.to(seen), 1 - VISIBILITY_MEMORY)
-            of_each = traits(scene, rows, age, context.pixel_footprint_world, self.decays)
-            update = scaled_by_group(update, gains(of_each, constants.powers.to(of_each)))
-        products = PERSISTENCE_MEMORY * state.shared["products"] + (1 - PERSISTENCE_MEMORY) * newest
-        return update, OptimizerState(rows | ages.as_rows(age), {"products": products})
+            age = ages.older(state, scene)
+            newest = group_squares(_columns(grads), len(GROUPS)) if fused else by_group(grads)
+            squares = join_groups("squares", state.rows).lerp(newest, 1 - self.decays.v)
+            visibility = state.rows["visibility"].lerp(context.visible.to(newest), 1 - VISIBILITY_MEMORY)
+            of_each = self.traits(scene, squares, visibility, age, context.pixel_footprint_world, self.decays.v)
+            given = _Given(
+                grads,
+                state.rows,
+                age,
+                squares,
+                gains(of_each, constants.powers.to(squares)),
+                base_rates(self.rates, self.schedule, scene, context),
+                constants,
+            )
+            update, moments, products = self._fused(given) if fused else self._plain(given)
+        rows = moments | split_groups("squares", squares) | {"visibility": visibility} | ages.as_rows(age)
+        products = PERSISTENCE_MEMORY * state.shared["products"] + (1 - PERSISTENCE_MEMORY) * products
+        return update, OptimizerState(rows, {"products": products})
 
     def reindex(self, state: OptimizerState, lineage: Lineage) -> OptimizerState:
         return state.take(lineage, inherited=("visibility",))
 
-    def _plain(
-        self,
-        grads: GaussianScene,
-        state: OptimizerState,
-        age: Mapping[str, Tensor],
-        rates: Mapping[str, Tensor],
-        constants: StepConstants,
-    ) -> tuple[GaussianScene, dict[str, Tensor], Tensor]:
+    def _plain(self, given: _Given) -> tuple[GaussianScene, dict[str, Tensor], Tensor]:
         """The update, the new moments and `inner_products`, in torch on any device and in any precision."""
+        grads, constants = given.grads, given.constants
         factor = as_columns(constants.factor, grads)
         weights = {name: as_columns(values, grads) for name, values in constants.weights.items()}
         updates: list[Tensor] = []
         products: list[Tensor] = []
         rows: dict[str, Tensor] = {}
         for name, grad in grads.items():
-            moments = advance({moment: state.rows[f"{moment}.{name}"] for moment in MOMENTS}, grad, self.decays)
+            moments = advance({moment: given.rows[f"{moment}.{name}"] for moment in MOMENTS}, grad, self.decays)
             rows |= {f"{moment}.{name}": tensor for moment, tensor in moments.items()}
             groups = group_slices(name, grads.sh.shape[1])
-            products += inner_products(grad, state.rows[f"m.{name}"], groups)
-            base, others = directions(moments, grad, age[name], groups, self.decays, self.damping)
+            products += inner_products(grad, given.rows[f"m.{name}"], groups)
+            squares = torch.empty_like(as_matrix(grad))
+            for group, columns in groups.items():
+                squares[:, columns] = given.squares[:, GROUPS.index(group), None]
+            base, others = directions(moments, grad, given.age[name], squares, self.decays, self.damping)
             mixed = base + sum(weights[j][name].to(grad) * direction for j, direction in others.items())
-            rate = rates[name] * factor[name].to(grad)
+            rate = given.rates[name] * factor[name].to(grad)
             updates.append((-rate * mixed).view_as(grad))
-        return GaussianScene(*updates), rows, torch.stack(products)
+        return scaled_by_group(GaussianScene(*updates), given.gains), rows, torch.stack(products)
 
-    def _fused(
-        self,
-        grads: GaussianScene,
-        state: OptimizerState,
-        age: Mapping[str, Tensor],
-        rates: Mapping[str, Tensor],
-        constants: StepConstants,
-    ) -> tuple[GaussianScene, dict[str, Tensor], Tensor]:
+    def _fused(self, given: _Given) -> tuple[GaussianScene, dict[str, Tensor], Tensor]:
         """The same in the compiled library."""
+        grads, constants = given.grads, given.constants
         factor = as_columns(constants.factor, grads)
         weights = {name: as_columns(values, grads) for name, values in constants.weights.items()}
-        parameters = []
-        for name, grad in grads.items():
-            moments = [state.rows[f"{moment}.{name}"] for moment in MOMENTS]
+        parameters, gains = [], given.gains.clone()
+        for (name, grad), (_, columns) in zip(grads.items(), _columns(grads), strict=True):
+            rate = given.rates[name]
+            if rate.shape[0] > 1:  # one per Gaussian
+                gains[:, columns.first_group] *= rate[:, 0]
+                rate = torch.ones_like(factor[name])
+            moments = [given.rows[f"{moment}.{name}"] for moment in MOMENTS]
             of_parameter = torch.cat([weights[j][name] for j in DIRECTIONS])
-            width = math.prod(grad.shape[1:])
-            group_ends = [columns.stop or width for columns in group_slices(name, grads.sh.shape[1]).values()]
-            per_row = rates[name].shape[0] > 1
-            parameters.append(
-                RuleParameter(
-                    grad,
-                    moments,
-                    age[name],
-                    rates[name] if per_row else None,
-                    factor[name] if per_row else rates[name] * factor[name],
-                    of_parameter,
-                    group_ends,
-                )
-            )
+            parameters.append(RuleParameter(grad, moments, given.age[name], rate * factor[name], of_parameter, columns))
         device, decays = grads.means.device, vars(self.decays)
         corrections = [
             ages.corrections(decays[moment], 0.5 if moment.startswith("v") else 1.0, torch.float32, device)
             for moment in MOMENTS
         ]
-        results = rule_step(parameters, decays, self.damping, corrections)
+        results = rule_step(parameters, given.squares, gains, decays, self.damping, corrections)
         rows = {
             f"{moment}.{name}": tensor
             for (name, _), (_, moments, _) in zip(grads.items(), results, strict=True)
@@ -254,6 +249,30 @@ class LearnedRule(torch.nn.Module):
         products = torch.cat([found for _, _, found in results])
         missing = torch.zeros(len(GROUPS) - len(products), 3, dtype=torch.float64)  # of shN, without view dependence
         return GaussianScene(*(update for update, _, _ in results)), rows, torch.cat([products, missing])
+
+
+@dataclass(frozen=True)
+class _Given:
+    """What a step is made of: gradients, old rows of the state, ages, [N, groups] second moments and gains, rates."""
+
+    grads: GaussianScene
+    rows: Mapping[str, Tensor]
+    age: Mapping[str, Tensor]
+    squares: Tensor
+    gains: Tensor
+    rates: Mapping[str, Tensor]
+    constants: StepConstants
+
+
+def _columns(grads: GaussianScene) -> list[tuple[Tensor, Columns]]:
+    """Each parameter, and which of its columns belong to which group."""
+    found, first = [], 0
+    for name, grad in grads.items():
+        slices = group_slices(name, grads.sh.shape[1]).values()
+        width = math.prod(grad.shape[1:])
+        found.append((grad, Columns(first, [columns.stop or width for columns in slices])))
+        first += len(slices)
+    return found
 
 
 def inner_products(grad: Tensor, momentum: Tensor, groups: Mapping[str, slice]) -> list[Tensor]:
@@ -268,12 +287,6 @@ def _descent(weight: Tensor) -> Tensor:
     added, taken = 1 + weight.clamp_min(0).sum(dim=1), (-weight).clamp_min(0).sum(dim=1)
     shrink = (OPPOSED * added / taken.clamp_min(1e-12)).clamp_max(1)[:, None]
     return torch.where(weight < 0, weight * shrink, weight)
-
-
-def gains(traits: Tensor, powers: Tensor) -> Tensor:
-    """[N, groups] factors on the steps of each Gaussian from its [N, traits, groups] and [traits, groups] powers."""
-    most = math.log(MOST_BY_TRAITS)
-    return (traits * powers).sum(dim=1).clamp(-most, most).exp()
 
 
 def step_factors(log_step: Tensor, trust: float = 1.0) -> dict[str, Tensor]:

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from learn2splat.optim.base import Need, OptimizerState, StepContext
-from learn2splat.optim.learned.features import COUNT, Evidence, by_group, features
+from learn2splat.optim.learned.features import COUNT, Evidence, features
 from learn2splat.optim.learned.knots import hat_functions, late_share, row_of
-from learn2splat.optim.learned.moments import GROUPS, scaled_by_group, trusted
+from learn2splat.optim.learned.moments import GROUPS, by_group, scaled_by_group, trusted
 from learn2splat.optim.learned.network import PointTransformer
 from learn2splat.optim.learned.rule import LearnedRule
 from learn2splat.scene.gaussians import GaussianScene
