@@ -207,7 +207,7 @@ class Board:
 
 def _methods(config: DictConfig) -> tuple[dict[str, str], list[Method]]:
     """Label -> what `method` understands; and the methods themselves, with digests of their code."""
-    names = choices("optimizer") if config.optimizers is None else [str(name) for name in config.optimizers]
+    names = _every_optimizer() if config.optimizers is None else [str(name) for name in config.optimizers]
     found: dict[str, str] = {}
     methods = []
     for name in (*names, *(str(plugin) for plugin in config.plugins)):
@@ -217,6 +217,14 @@ def _methods(config: DictConfig) -> tuple[dict[str, str], list[Method]]:
         found[one.name] = name
         methods.append(one)
     return found, methods
+
+
+def _every_optimizer() -> list[str]:
+    """The files of ``configs/optimizer``; of several with the same content the first."""
+    found: dict[str, str] = {}
+    for name in choices("optimizer"):
+        found.setdefault(method(name).digest, name)
+    return list(found.values())
 
 
 def _check(config: DictConfig) -> None:
