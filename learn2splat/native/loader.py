@@ -25,6 +25,7 @@ INSTRUCTION_SETS: dict[str, frozenset[str]] = {
     "x86-64": frozenset(),
     "generic": frozenset(),
 }
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 INSTALL_HINT = "install a C++ compiler (Debian and Ubuntu: `apt install g++`) and reinstall learn2splat"
 
 
@@ -204,12 +205,22 @@ def _loaded() -> tuple[ctypes.CDLL | None, str, str]:
             if not path.exists():
                 continue
             try:
-                return _typed(ctypes.CDLL(str(path))), name, ""
+                handle = _typed(ctypes.CDLL(str(path)))
+                _keep_freed_memory()
+                return handle, name, ""
             except OSError as error:
                 reasons.append(f"{path}: {error}")
             except AttributeError:
                 reasons.append(f"{path} is of another version than the Python files: reinstall learn2splat")
     return None, "", "; ".join(reasons) or "it was not built, as no C++ compiler was found when installing"
+
+
+def _keep_freed_memory() -> None:
+    """Let glibc keep up to 256 MiB that were freed: a step needs again what the last one freed, page by page."""
+    process = ctypes.CDLL(None)
+    if hasattr(process, "mallopt"):
+        process.mallopt(M_TRIM_THRESHOLD, 256 << 20)
+        process.mallopt(M_MMAP_THRESHOLD, 32 << 20)  # the most that it allows
 
 
 def _directories() -> list[Path]:

@@ -147,6 +147,14 @@ def test_one_method_under_two_names_differs_by_nothing(tmp_path: Path) -> None:
         assert (entry.over_reference.low, entry.over_reference.mean, entry.over_reference.high) == (0, 0, 0)
 
 
+def test_an_alias_of_an_optimizer_is_not_measured_twice(tmp_path: Path) -> None:
+    config = compose_board({"scenes": SCENES[:1], "out": tmp_path})
+    named = [entry.name for entry in Board(config).methods]
+    assert "l2s" in named  # of which learned-rule is another name
+    assert "learned-rule" not in named
+    assert {"adam", "adam-tuned", "sgd", "lm"} < set(named)
+
+
 @pytest.fixture
 def broken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder to work in, with optimizers that fail."""
