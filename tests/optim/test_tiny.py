@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -77,6 +78,18 @@ def test_gains_hold_between_runs_of_the_network() -> None:
     one.dense_until = 2
     _, dense = one.update(random_scene(N, seed=2), first, scene, context(scene, 1))
     assert not torch.equal(first.rows["gain"], dense.rows["gain"])
+
+
+def test_the_network_fades_out_and_then_no_longer_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    one, scene = optimizer(), random_scene(N)
+    one.fades, one.silent = 9, 99
+    state = one.update(random_scene(N, seed=1), one.init(scene), scene, context(scene, 0))[1]
+    full = state.rows["gain"][:, GROUPS.index("quats"), None]
+    monkeypatch.setattr(one, "_think", lambda *_: pytest.fail("it ran"))
+    for step, heard in ((7, 1.0), (29, 1 - math.log(30 / 9) / math.log(99 / 9)), (99, 0.0), (500, 0.0)):
+        ctx, grads = context(scene, step), random_scene(N, seed=step)
+        ours, rules = (o.update(grads, state, scene, ctx)[0].quats for o in (one, one.rule))
+        torch.testing.assert_close(ours, rules * (heard * full).exp(), rtol=1e-5, atol=0)
 
 
 def gains(scene: GaussianScene, grads: GaussianScene, unit: float = 1.0) -> torch.Tensor:

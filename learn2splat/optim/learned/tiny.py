@@ -9,7 +9,7 @@ from torch import Tensor
 
 from learn2splat.optim.base import Need, OptimizerState, StepContext
 from learn2splat.optim.learned.features import COUNT, Evidence, features
-from learn2splat.optim.learned.knots import hat_functions, late_share, row_of
+from learn2splat.optim.learned.knots import hat_functions, late_share, log_positions, ramp, row_of
 from learn2splat.optim.learned.moments import GROUPS, by_group, scaled_by_group, trusted
 from learn2splat.optim.learned.network import PointTransformer
 from learn2splat.optim.learned.rule import LearnedRule
@@ -39,6 +39,8 @@ class LearnedGain(torch.nn.Module):
         rule: what the network scales; its constants stay as they are.
         every: steps between two runs of the network.
         dense_until: before this step it runs at every step: the first ones decide most.
+        fades, silent: from step ``fades`` on the logarithms of the gains shrink, linearly in log(1 + t), to nothing at
+            step ``silent``, from which on the network does not run: what it wins, it wins early.
         latent: numbers of latent state per Gaussian.
         width, attention, heads, pooled, blocks: of the `PointTransformer`.
     """
@@ -48,6 +50,8 @@ class LearnedGain(torch.nn.Module):
         rule: LearnedRule,
         every: int = 4,
         dense_until: int = 16,
+        fades: int = 100,
+        silent: int = 1000,
         width: int = 40,
         latent: int = 8,
         attention: int = 12,
@@ -60,6 +64,7 @@ class LearnedGain(torch.nn.Module):
             raise ValueError(f"every={every}: give 1 or more")
         self.rule = rule.eval().requires_grad_(False)
         self.every, self.dense_until, self.latent = every, dense_until, latent
+        self.fades, self.silent = fades, silent
         self.strength = torch.nn.Parameter(torch.ones(len(GROUPS), len(rule.log_knots)))
         self.network = PointTransformer(COUNT + latent, len(GROUPS) + latent, width, attention, heads, pooled, blocks)
 
@@ -101,6 +106,9 @@ class LearnedGain(torch.nn.Module):
     ) -> tuple[GaussianScene, OptimizerState]:
         with torch.no_grad():
             update, moments = self.rule.update(grads, state, scene, context)
+        if context.step >= self.silent:
+            own = {name: state.rows[name] for name in OWN_ROWS}
+            return update, OptimizerState({**moments.rows, **own}, {**moments.shared, "losses": state.shared["losses"]})
         first, running = state.shared["losses"].tolist()
         begins = first == 0
         first, running = (context.loss, context.loss) if begins else (first, 0.9 * running + 0.1 * context.loss)
@@ -108,7 +116,8 @@ class LearnedGain(torch.nn.Module):
         with torch.set_grad_enabled(self.training and torch.is_grad_enabled()):
             if context.step < self.dense_until or context.step % self.every == 0:
                 own = self._think(grads, own, moments, scene, context, first, running)
-            strength = self.strength @ hat_functions(context.step, self.rule.log_knots).to(self.strength)
+            (faded,) = ramp(log_positions([context.step]), self.fades, self.silent)
+            strength = (1 - faded) * self.strength @ hat_functions(context.step, self.rule.log_knots).to(self.strength)
             gain = torch.exp(trusted(own["gain"] * strength.to(own["gain"]), context.trust))
             scaled = scaled_by_group(update, gain)
         shared = {**moments.shared, "losses": torch.tensor([first, running], dtype=torch.float64)}
