@@ -229,6 +229,10 @@ def _check(config: DictConfig) -> None:
         "shard": (shard is not None and int(shard[1]) < int(shard[2]), "i/n with i from 0 to n - 1, e.g. 0/4"),
         "seeds": (isinstance(config.seeds, int) and config.seeds >= 1, "1 or more"),
         "workers": (config.workers is None or (isinstance(config.workers, int) and config.workers >= 1), "1 or more"),
+        "settings": (
+            all(re.match(r"(dense|sparse:\d+)($|\+)", str(s)) for s in config.settings),
+            "of dense and sparse:K",
+        ),
         "passes": (set(config.passes) <= set(PASSES) and len(config.passes) > 0, "of steps and seconds"),
         "pictures": (config.pictures in ("procedural", "all"), "procedural or all"),
         "device": (config.device in ("cpu", "cuda"), "cpu or cuda"),
