@@ -34,7 +34,7 @@ def fuzz(name: str, inputs: int, seconds: float, seed: int, keep: Path) -> list[
     chance, accepted, count, slowest, problems = random.Random(f"{name} {seed}"), 0, 0, 0.0, dict[str, str]()
     with quick_folder() as folder, little_memory():
         prey = READERS[name](folder)
-        begun = last = time.monotonic()
+        begun = last = time.process_time()
         while count < inputs and last - begun < seconds:
             content = damaged(chance.choice(prey.sound), random_damage(chance))
             count += 1
@@ -44,7 +44,7 @@ def fuzz(name: str, inputs: int, seconds: float, seed: int, keep: Path) -> list[
             except Exception as error:  # what is looked for
                 place = traceback.extract_tb(error.__traceback__)[-1]
                 problem = (f"{type(error).__name__} at {Path(place.filename).name}:{place.lineno}", str(error))
-            now = time.monotonic()
+            now = time.process_time()
             took, last = now - last, now
             slowest = max(slowest, took)
             if problem is None and took > SLOW:
@@ -86,7 +86,7 @@ def guided(name: str, inputs: int, keep: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--inputs", type=int, default=1000, help="of each reader (1000)")
-    parser.add_argument("--seconds", type=float, default=float("inf"), help="most time for each reader")
+    parser.add_argument("--seconds", type=float, default=float("inf"), help="most processor time for each reader")
     parser.add_argument("--reader", help="which (all)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--keep", type=Path, default=Path(), help="where inputs that fail go (here)")
