@@ -21,7 +21,7 @@ from torch import Tensor
 from learn2splat import __version__, checkpoint
 from learn2splat.data.views import ViewSampler
 from learn2splat.errors import UserError
-from learn2splat.files import write_text, write_whole
+from learn2splat.files import shareable, write_text, write_whole
 from learn2splat.rollout_checkpoint import pack_rollout, unpack_rollout
 from learn2splat.rollout_state import OutcomeKind, RolloutState
 
@@ -98,8 +98,8 @@ class RunFolder:
             ) from error
 
     def write_summary(self, summary: Mapping[str, Any]) -> None:
-        """Write ``summary.json``."""
-        write_text(self.path / "summary.json", json.dumps(_finite(summary), indent=1) + "\n")
+        """Write ``summary.json``, free of local paths."""
+        write_text(self.path / "summary.json", json.dumps(_finite(shareable(summary)), indent=1) + "\n")
 
     def is_finished(self) -> bool:
         """Whether the run ended by itself."""
@@ -177,8 +177,8 @@ def _processor() -> str:
 
 
 def command() -> list[str]:
-    """The command as typed."""
-    return ["l2s", *sys.argv[1:]]
+    """The command as typed, but for local paths."""
+    return ["l2s", *shareable(sys.argv[1:])]
 
 
 def newest_unfinished(parent: Path) -> Path | None:

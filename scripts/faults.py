@@ -1,7 +1,7 @@
 """Faulty inputs through the real commands: exit code, message and what is left behind, as a page.
 
     python scripts/faults.py --page docs/faults.md
-    python scripts/faults.py --only "NaN pose,truncated cameras.bin"
+    python scripts/faults.py --only "NaN pose;truncated cameras.bin"
     python scripts/faults.py --list
 
 Every case gets a folder with a small sound capture, spoils it and runs ``l2s``. It is wrong, and the exit code of this
@@ -172,13 +172,13 @@ def row(case: Case, seen: Seen) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--page", type=Path, help="write the table to this file")
-    parser.add_argument("--only", help="names of cases, separated by commas (all)")
-    parser.add_argument("--list", action="store_true", help="print the names of all cases")
+    parser.add_argument("--only", help="names of cases, separated by semicolons (all)")
+    parser.add_argument("--list", action="store_true", help="print the names and exit codes of all cases")
     given = parser.parse_args()
     os.environ["COLUMNS"] = "500"
-    names = given.only.split(",") if given.only else list(CASES)
+    names = given.only.split(";") if given.only else list(CASES)
     if given.list:
-        print("\n".join(names))
+        print("\n".join(f"{name}\t{CASES[name].code}" for name in names))
         return
     rows, failed = [], 0
     with tempfile.TemporaryDirectory(dir="/dev/shm" if Path("/dev/shm").is_dir() else None) as temporary:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from learn2splat.files import recover, write_text, write_whole
+from learn2splat.files import recover, shareable, write_text, write_whole
 
 
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
@@ -58,3 +58,18 @@ def test_what_killed_writers_left_is_removed_and_what_others_write_is_not(tmp_pa
         path.write_text("half")
     write_text(tmp_path / "a.txt", "new")
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(["a.txt", alive.name, other.name])
+
+
+@pytest.mark.parametrize(
+    ("text", "shared"),
+    [
+        ("/home/me/garden", "garden"),
+        ("~/captures/garden/", "garden"),
+        ("ply:/home/me/a.ply", "ply:a.ply"),
+        ("scenes=[/home/me/a,/home/me/b]", "scenes=[a,b]"),
+        ("scene: /home/me/a\nlpips: null", "scene: a\nlpips: null"),
+        ("../scenes/a, outputs/b, 3/4, 3 / 4, http://www.w3.org/2000/svg", None),
+    ],
+)
+def test_absolute_paths_are_cut_down_and_nothing_else(text: str, shared: str | None) -> None:
+    assert shareable({"a": [text], "b": 3}) == {"a": [shared or text], "b": 3}
