@@ -6,7 +6,8 @@ import glob
 import os
 import re
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,8 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> None:
     replaced = path.with_name(f".{path.stem}.replaced{path.suffix}")
     _remove_stale(path)
     try:
-        write(temporary)
+        with naming(path):
+            write(temporary)
         if path.is_dir():
             _remove(replaced)
             path.rename(replaced)
@@ -37,6 +39,17 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> None:
     finally:
         _remove(temporary)
     _remove(replaced)
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Errors of the system that name no file, as of a full disk, then name ``path``."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is None or error.filename is not None:
+            raise
+        raise OSError(error.errno, error.strerror, str(path)) from error
 
 
 def recover(path: Path) -> None:

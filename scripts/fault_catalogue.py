@@ -477,7 +477,7 @@ case(
 case(
     "full disk below a scene",
     5,
-    r"(?i)no space left.*free some space",
+    r"(?i)no space left.*disk/made.*free some space",
     command=["scene", "make", "--out", "disk/made", "--views", "4", "--width", "64"],
     mount="size=16k",
 )
