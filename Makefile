@@ -3,24 +3,26 @@ PYTHON ?= python3
 VENV ?= .venv
 # One pinned torch, so that set-up does not depend on the day. TORCH=torch==2.11.0 make setup chooses another.
 TORCH ?= torch==2.13.0
+# Pinned versions of everything else. LOCK= make setup takes the newest instead.
+LOCK ?= requirements-lock.txt
 BIN := $(VENV)/bin
 NATIVE := $(wildcard learn2splat/native/csrc/*) CMakeLists.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint bench meta-train train-predict train-resplat leaderboard leaderboard-full wheel clean
+.PHONY: help setup demo test lint bench meta-train train-predict train-resplat leaderboard leaderboard-full faults fuzz kills lock audit wheel clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
 setup: $(VENV)/.ready  ## make .venv with the package and the developer tools
 
-$(VENV)/.ready: pyproject.toml $(NATIVE)
+$(VENV)/.ready: pyproject.toml $(LOCK) $(NATIVE)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "learn2splat needs Python 3.11 or newer: PYTHON=/path/to/python3.11 make setup"; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --upgrade "pip>=24"
-	$(BIN)/pip install --quiet "$(TORCH)"
-	$(BIN)/pip install --quiet --editable '.[dev]'
+	$(BIN)/pip install --quiet $(LOCK:%=-c %) "$(TORCH)"
+	$(BIN)/pip install --quiet $(LOCK:%=-c %) --editable '.[dev]'
 	@touch $@
 
 demo: setup  ## optimise an embedded procedural scene with the learned optimizer and say where the report is
@@ -61,6 +63,24 @@ leaderboard: setup  ## all optimizers on small scenes, under an hour; resumable
 
 leaderboard-full: setup  ## up to 30,000 steps and 300 s on larger ones, for days; resumable
 	$(BIN)/l2s leaderboard preset=full
+
+faults: setup  ## meet every faulty input with the real commands; writes docs/faults.md
+	$(BIN)/python scripts/faults.py --page docs/faults.md
+
+fuzz: setup  ## 100,000 damaged inputs for every reader, at most a minute each
+	$(BIN)/python scripts/fuzz.py --inputs 100000 --seconds 60
+
+kills: setup  ## kill the long commands 50 times and compare what they end with
+	$(BIN)/python scripts/kills.py --kills 50
+
+lock:  ## pin the newest versions of everything but torch (needs uv)
+	sed -n '/^#/p' requirements-lock.txt > .lock
+	echo "$(TORCH)" | uv pip compile --quiet --universal --python-version 3.11 --extra dev --constraints /dev/stdin \
+		--no-annotate --no-header pyproject.toml | grep -vE '^(torch|triton|nvidia-[a-z0-9-]+|cuda-[a-z-]+)==' >> .lock
+	mv .lock requirements-lock.txt
+
+audit:  ## look up the pinned versions among known vulnerabilities (needs pip-audit and the network)
+	{ cat requirements-lock.txt; echo "$(TORCH)"; } | pip-audit --strict --no-deps --disable-pip -r /dev/stdin
 
 wheel: setup  ## build a wheel into dist/ and try it in a fresh environment outside the tree
 	$(BIN)/pip wheel --quiet --no-deps --wheel-dir dist .

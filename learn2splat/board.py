@@ -23,7 +23,7 @@ from learn2splat.eval.store import PHOTO as PHOTO_ROW
 from learn2splat.eval.store import Row, RowStore
 from learn2splat.eval.task import Task
 from learn2splat.eval.workers import cores
-from learn2splat.files import write_text
+from learn2splat.files import shareable, write_text
 from learn2splat.run_folder import machine
 from learn2splat.scoring import scene_names
 
@@ -130,20 +130,22 @@ class Board:
         entries: list[Entry] = [e for setting, table in found.items() for e in table.entries(setting, reference)]
         about = About(
             reference,
-            self.notes,
+            shareable(self.notes),
             machine() | {"cores": cores()},
-            OmegaConf.to_yaml(self.config, resolve=True),
+            shareable(OmegaConf.to_yaml(self.config, resolve=True)),
             self.missing(),
         )
         plain = {"reference": reference, "notes": self.notes, "machine": about.machine, "missing": about.missing}
         plain["methods"] = [
             {"name": one.name, "optimizer": self.entries[one.name], "digest": one.digest} for one in self.methods
         ]
-        content = as_json(entries, rows, plain)
+        content = as_json(entries, rows, shareable(plain))
         write_text(self.folder / "leaderboard.json", json.dumps(content, indent=1, allow_nan=False) + "\n")
         write_text(self.folder / "leaderboard.csv", as_csv(entries))
         named = "{processor}, {cores} cores, {system}, learn2splat {learn2splat}, torch {torch}".format(**about.machine)
-        write_text(self.folder / "leaderboard.md", as_markdown(found, entries, reference, [named, *self.notes]))
+        write_text(
+            self.folder / "leaderboard.md", as_markdown(found, entries, reference, [named, *shareable(self.notes)])
+        )
         return write_pages(self.folder, found, entries, self._pictures(rows), about)
 
     def rows(self) -> list[Row]:
@@ -237,6 +239,10 @@ def _check(config: DictConfig) -> None:
         "shard": (shard is not None and int(shard[1]) < int(shard[2]), "i/n with i from 0 to n - 1, e.g. 0/4"),
         "seeds": (isinstance(config.seeds, int) and config.seeds >= 1, "1 or more"),
         "workers": (config.workers is None or (isinstance(config.workers, int) and config.workers >= 1), "1 or more"),
+        "settings": (
+            all(re.match(r"(dense|sparse:\d+)($|\+)", str(s)) for s in config.settings),
+            "of dense and sparse:K",
+        ),
         "passes": (set(config.passes) <= set(PASSES) and len(config.passes) > 0, "of steps and seconds"),
         "pictures": (config.pictures in ("procedural", "all"), "procedural or all"),
         "device": (config.device in ("cpu", "cuda"), "cpu or cuda"),

@@ -17,6 +17,7 @@ from learn2splat.errors import UserError
 from learn2splat.files import recover, write_whole
 
 SCHEMA = 1
+REMEDY = "copy the folder again, or delete it and start anew"
 MANIFEST, TENSORS = "manifest.json", "tensors.safetensors"
 
 
@@ -70,13 +71,13 @@ def load(folder: Path, kind: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
         if found[1] != SCHEMA:
             raise BadCheckpointError(f"{folder}: schema {found[1]}, this version reads {SCHEMA}; update learn2splat")
         if _digest(folder / TENSORS) != manifest["sha256"]:
-            raise BadCheckpointError(f"{folder / TENSORS}: damaged (checksum differs); delete the folder")
+            raise BadCheckpointError(f"{folder / TENSORS}: damaged (checksum differs); {REMEDY}")
         tensors = load_file(str(folder / TENSORS))
         if {name: [list(t.shape), str(t.dtype)] for name, t in tensors.items()} != manifest["tensors"]:
-            raise BadCheckpointError(f"{folder}: tensors are not those of {MANIFEST}; delete the folder")
+            raise BadCheckpointError(f"{folder}: tensors are not those of {MANIFEST}; {REMEDY}")
         return tensors, manifest["config"]
     except (OSError, json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, SafetensorError) as error:
-        raise BadCheckpointError(f"{folder}: not a readable checkpoint ({error!r})") from error
+        raise BadCheckpointError(f"{folder}: not a readable checkpoint ({_reason(error)}); {REMEDY}") from error
 
 
 def kind_of(folder: Path) -> str:
@@ -88,7 +89,12 @@ def kind_of(folder: Path) -> str:
     try:
         return str(json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["kind"])
     except (OSError, json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
-        raise BadCheckpointError(f"{folder}: no checkpoint ({error!r})") from error
+        raise BadCheckpointError(f"{folder}: no checkpoint ({_reason(error)}); {REMEDY}") from error
+
+
+def _reason(error: Exception) -> str:
+    """What went wrong, without the bytes that it went wrong with."""
+    return f"{type(error).__name__}: {error}"
 
 
 def _digest(path: Path) -> str:

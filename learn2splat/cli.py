@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import signal
 import sys
 import traceback
+import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,7 @@ from learn2splat.errors import UserError
 from learn2splat.interrupts import Interrupts
 
 EXIT_BUG, EXIT_BAD_INPUT, EXIT_DIVERGED, EXIT_MEMORY, EXIT_CANNOT_WRITE = 1, 2, 3, 4, 5
+CANNOT_WRITE = "free some space, make the folder writable, or name another with --out"
 HELP = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
 
 
@@ -190,6 +193,8 @@ def main(arguments: list[str] | None = None) -> None:
 
 def run(command: Callable[[], object]) -> int:
     """Run ``command``; the exit code that belongs to how it ended."""
+    warnings.filterwarnings("ignore", module=r"PIL\.")  # of damaged photos, beside the error that names them
+    logging.getLogger("PIL").setLevel(logging.CRITICAL)
     try:
         command()
         return 0
@@ -220,7 +225,8 @@ def _explain(error: Exception) -> int:
     elif isinstance(error, UserError | FileExistsError):
         code = EXIT_BAD_INPUT
     elif isinstance(error, OSError):
-        code = EXIT_CANNOT_WRITE
+        click.echo(f"l2s: {error}; {CANNOT_WRITE}", err=True)
+        return EXIT_CANNOT_WRITE
     else:
         traceback.print_exception(error)
         click.echo("l2s: this is a bug of learn2splat; please report the lines above", err=True)

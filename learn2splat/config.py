@@ -70,6 +70,8 @@ def build(node: DictConfig, **extra: Any) -> Any:
         cause = error.__cause__
         if isinstance(error, HydraException) and not isinstance(cause, ValueError | TypeError | ImportError | None):
             raise cause from error
+        if isinstance(cause, UserError):
+            raise cause from error
         raise BadConfigError(f"{plain['_target_']}: {cause or error}") from error
 
 

@@ -4,9 +4,15 @@ from __future__ import annotations
 
 import glob
 import os
+import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
+
+_PART = r"[^\s/'\",:;=(){}\[\]]+"
+_LOCAL_PATH = re.compile(rf"(?<![\w./~>-])~?(?:/{_PART})*/({_PART})/?")
 
 
 def write_whole(path: Path, write: Callable[[Path], object]) -> None:
@@ -24,7 +30,8 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> None:
     replaced = path.with_name(f".{path.stem}.replaced{path.suffix}")
     _remove_stale(path)
     try:
-        write(temporary)
+        with naming(path):
+            write(temporary)
         if path.is_dir():
             _remove(replaced)
             path.rename(replaced)
@@ -32,6 +39,17 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> None:
     finally:
         _remove(temporary)
     _remove(replaced)
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Errors of the system that name no file, as of a full disk, then name ``path``."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is None or error.filename is not None:
+            raise
+        raise OSError(error.errno, error.strerror, str(path)) from error
 
 
 def recover(path: Path) -> None:
@@ -44,6 +62,21 @@ def recover(path: Path) -> None:
 def write_text(path: Path, text: str) -> None:
     """Write UTF-8 ``text`` to ``path``, whole or not at all."""
     write_whole(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+
+
+def shareable(value: Any) -> Any:
+    """``value`` with every absolute path in its texts cut down to its last part: nobody else has that folder.
+
+    Args:
+        value: a text, or mappings and sequences of such and of other data, as JSON holds them.
+    """
+    if isinstance(value, str):
+        return _LOCAL_PATH.sub(r"\1", value)
+    if isinstance(value, Mapping):
+        return {key: shareable(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [shareable(item) for item in value]
+    return value
 
 
 def _remove_stale(path: Path) -> None:

@@ -21,7 +21,7 @@ from torch import Tensor
 from learn2splat import __version__, checkpoint
 from learn2splat.data.views import ViewSampler
 from learn2splat.errors import UserError
-from learn2splat.files import write_text, write_whole
+from learn2splat.files import shareable, write_text, write_whole
 from learn2splat.rollout_checkpoint import pack_rollout, unpack_rollout
 from learn2splat.rollout_state import OutcomeKind, RolloutState
 
@@ -76,7 +76,8 @@ class RunFolder:
         except OSError as error:
             raise RunFolderError(f"{self.path} holds no run to resume (no config.yaml); leave out --resume") from error
         except (yaml.YAMLError, OmegaConfBaseException, UnicodeDecodeError) as error:
-            raise RunFolderError(f"{self.path / 'config.yaml'} is damaged ({error}); start a new run") from error
+            reason = " ".join(str(error).split())
+            raise RunFolderError(f"{self.path / 'config.yaml'} is damaged ({reason}); start a new run") from error
         if not isinstance(config, DictConfig) or not config:
             raise RunFolderError(f"{self.path / 'config.yaml'} is no configuration of a run; start a new run")
         return config
@@ -88,15 +89,17 @@ class RunFolder:
     def read_metrics(self, until_step: float = math.inf) -> list[dict[str, Any]]:
         """The evaluations up to a step."""
         file = self.path / "metrics.jsonl"
-        lines = file.read_text(encoding="utf-8").splitlines() if file.is_file() else []
         try:
+            lines = file.read_text(encoding="utf-8").splitlines() if file.is_file() else []
             return [row for row in map(json.loads, lines) if row["step"] <= until_step]
-        except (json.JSONDecodeError, KeyError, TypeError) as error:
-            raise RunFolderError(f"{file} is damaged ({error!r}); delete it to resume without it") from error
+        except (ValueError, RecursionError, KeyError, TypeError) as error:
+            raise RunFolderError(
+                f"{file} is damaged ({type(error).__name__}: {error}); delete it to resume without it"
+            ) from error
 
     def write_summary(self, summary: Mapping[str, Any]) -> None:
-        """Write ``summary.json``."""
-        write_text(self.path / "summary.json", json.dumps(_finite(summary), indent=1) + "\n")
+        """Write ``summary.json``, free of local paths."""
+        write_text(self.path / "summary.json", json.dumps(_finite(shareable(summary)), indent=1) + "\n")
 
     def is_finished(self) -> bool:
         """Whether the run ended by itself."""
@@ -174,8 +177,8 @@ def _processor() -> str:
 
 
 def command() -> list[str]:
-    """The command as typed."""
-    return ["l2s", *sys.argv[1:]]
+    """The command as typed, but for local paths."""
+    return ["l2s", *shareable(sys.argv[1:])]
 
 
 def newest_unfinished(parent: Path) -> Path | None:

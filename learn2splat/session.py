@@ -21,6 +21,7 @@ from learn2splat.densify.base import MAX_GAUSSIANS, Growth, NoDensifier
 from learn2splat.estimate import MEASURED_STEPS, Estimate, estimate, step_bytes
 from learn2splat.eval.metrics import Scores, means
 from learn2splat.eval.report import figure, write_report
+from learn2splat.files import shareable
 from learn2splat.memory import MemoryLimit, machine_memory_mb, peak_memory_mb
 from learn2splat.optim.base import SceneOptimizer
 from learn2splat.rollout import Rollout
@@ -249,8 +250,8 @@ class Session:
         }
         path = sized(tour(self.data.cameras, FILM_FRAMES), FILM_PX)
         film = mp4(self.capture.film(outcome.scene, path), fps=FILM_FPS, quality=FILM_QUALITY)
-        config = OmegaConf.to_yaml(self.config, resolve=True)
-        write_report(folder.report, summary, self.metrics, figures, outcome.scene, film, config)
+        config = shareable(OmegaConf.to_yaml(self.config, resolve=True))
+        write_report(folder.report, shareable(summary), self.metrics, figures, outcome.scene, film, config)
         folder.write_summary(summary)
 
     def _write_pictures(self, folder: RunFolder, scene: GaussianScene) -> list[dict[str, Any]]:

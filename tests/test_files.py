@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 import sys
@@ -9,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from learn2splat.files import recover, write_text, write_whole
+from learn2splat.files import recover, shareable, write_text, write_whole
 
 
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
@@ -17,9 +18,9 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> 
 
     def fail(temporary: Path) -> None:
         temporary.write_text("half")
-        raise OSError("disk full")
+        raise OSError(errno.ENOSPC, "disk full")
 
-    with pytest.raises(OSError, match="disk full"):
+    with pytest.raises(OSError, match=r"disk full: .*a\.txt"):
         write_whole(tmp_path / "a.txt", fail)
     assert (tmp_path / "a.txt").read_text() == "old"
     assert [path.name for path in tmp_path.iterdir()] == ["a.txt"]
@@ -58,3 +59,18 @@ def test_what_killed_writers_left_is_removed_and_what_others_write_is_not(tmp_pa
         path.write_text("half")
     write_text(tmp_path / "a.txt", "new")
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(["a.txt", alive.name, other.name])
+
+
+@pytest.mark.parametrize(
+    ("text", "shared"),
+    [
+        ("/home/me/garden", "garden"),
+        ("~/captures/garden/", "garden"),
+        ("ply:/home/me/a.ply", "ply:a.ply"),
+        ("scenes=[/home/me/a,/home/me/b]", "scenes=[a,b]"),
+        ("scene: /home/me/a\nlpips: null", "scene: a\nlpips: null"),
+        ("../scenes/a, outputs/b, 3/4, 3 / 4, http://www.w3.org/2000/svg", None),
+    ],
+)
+def test_absolute_paths_are_cut_down_and_nothing_else(text: str, shared: str | None) -> None:
+    assert shareable({"a": [text], "b": 3}) == {"a": [shared or text], "b": 3}

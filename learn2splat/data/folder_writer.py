@@ -15,6 +15,7 @@ from PIL import Image
 
 from learn2splat.data.base import SceneData
 from learn2splat.data.photos import LazyPhotos, photo_size
+from learn2splat.files import naming
 
 
 @contextmanager
@@ -30,7 +31,8 @@ def whole_folder(folder: Path) -> Iterator[Path]:
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as holder:
         partial = Path(holder) / "scene"
         partial.mkdir()
-        yield partial
+        with naming(folder):
+            yield partial
         if folder.is_dir():
             folder.rmdir()
         os.replace(partial, folder)

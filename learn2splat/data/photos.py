@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Generic, TypeVar
@@ -17,7 +18,7 @@ import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from learn2splat.data.base import BadSceneError
@@ -28,6 +29,8 @@ Value = TypeVar("Value")
 CACHE_BYTES = 2 << 30
 MAP_CACHE_BYTES = 256 << 20
 TAIL_BYTES = 4096
+PIXELS_PER_BYTE, ALWAYS_PIXELS = 10_000, 1 << 22
+"""No photo is compressed more than that, but for one as small as this: a larger one announces what it cannot hold."""
 END_MARKS = {"JPEG": b"\xff\xd9", "MPO": b"\xff\xd9", "PNG": b"IEND"}
 
 
@@ -88,7 +91,7 @@ def photo_size(path: Path) -> tuple[int, int]:
         ValueError: it cannot be decoded; says why.
     """
     try:
-        with Image.open(path) as image:
+        with _open(path) as image:
             mark = END_MARKS.get(image.format or "")
             if mark is None or mark not in _tail(path):
                 image.load()
@@ -111,7 +114,7 @@ def decode_photo(path: Path | BinaryIO, background: tuple[float, float, float] =
         ValueError: it cannot be decoded; says why.
     """
     try:
-        with Image.open(path) as image:
+        with _open(path) as image:
             if image.mode.startswith("I"):
                 grey = np.clip(np.asarray(image).astype(np.int64), 0, 65535)
                 return np.repeat(((grey + 128) // 257).astype(np.uint8)[..., None], 3, axis=-1)
@@ -239,6 +242,18 @@ class LazyPhotos:
         return np.asarray(undistorted, dtype=np.uint8)
 
 
+@contextmanager
+def _open(path: Path | BinaryIO) -> Iterator[Image.Image]:
+    """A picture whose pixels are not decoded yet; `ValueError` when the file cannot hold those that it announces."""
+    with path.open("rb") if isinstance(path, Path) else nullcontext(path) as file, Image.open(file) as image:
+        position = file.tell()
+        size = file.seek(0, 2)
+        file.seek(position)
+        if image.width * image.height > max(ALWAYS_PIXELS, PIXELS_PER_BYTE * size):
+            raise ValueError(f"it announces {image.width}x{image.height} pixels and holds {size} bytes")
+        yield image
+
+
 def _tail(path: Path) -> bytes:
     with path.open("rb") as file:
         end = file.seek(0, 2)
@@ -247,5 +262,7 @@ def _tail(path: Path) -> bytes:
 
 
 def _reason(error: Exception) -> str:
+    if isinstance(error, UnidentifiedImageError):
+        return "cannot be decoded (it begins like no kind of picture)"
     first_line = (str(error) or type(error).__name__).splitlines()[0]
     return f"cannot be decoded ({first_line})"

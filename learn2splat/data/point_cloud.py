@@ -77,7 +77,7 @@ def read_vertices(path: Path) -> NDArray[np.void]:
         _check_announced(path)
         return np.asarray(PlyData.read(str(path), mmap=False)["vertex"].data)
     except FileNotFoundError:
-        raise BadSceneError(f"{path}: no such file") from None
+        raise BadSceneError(f"{path}: no such file; check the spelling") from None
     except (PlyParseError, KeyError, ValueError, EOFError, OverflowError, OSError) as error:
         raise BadSceneError(f"{path}: not a readable PLY with vertices ({error}); export it anew") from error
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import astuple, dataclass, fields
+from functools import wraps
 from pathlib import Path
+from typing import Concatenate, ParamSpec, TypeVar
 
 from learn2splat.errors import UserError
 
@@ -48,6 +50,9 @@ class Row:
     seconds_guard: float = 0.0
 
 
+Given = ParamSpec("Given")
+Result = TypeVar("Result")
+
 PHOTO = ""
 """Stands for a method where a picture is the photo."""
 _COLUMNS = [entry.name for entry in fields(Row)]
@@ -60,23 +65,44 @@ create table if not exists pictures (task, method, jpeg, primary key (task, meth
 """
 
 
-class RowStore:
-    """A file of rows; safe against being killed: a run's rows appear all at once or not at all."""
+def _named(
+    method: Callable[Concatenate[RowStore, Given], Result],
+) -> Callable[Concatenate[RowStore, Given], Result]:
+    """``method``, whose errors of SQLite name the file and say what to do."""
 
+    @wraps(method)
+    def named(self: RowStore, *args: Given.args, **kwargs: Given.kwargs) -> Result:
+        try:
+            return method(self, *args, **kwargs)
+        except sqlite3.OperationalError as error:
+            raise OSError(f"{self.path} cannot be written or read ({error})") from error
+        except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
+            raise UserError(f"{self.path}: not a file of rows, or a damaged one ({error}); choose another") from error
+
+    return named
+
+
+class RowStore:
+    """A file of rows; safe against being killed: a run's rows appear all at once or not at all.
+
+    Raises:
+        UserError: by every method: the file holds something else, or is damaged.
+        OSError: by every method: the file cannot be written or read.
+    """
+
+    @_named
     def __init__(self, path: Path | str) -> None:
+        self.path = path
         if str(path) != ":memory:":
             Path(path).parent.mkdir(parents=True, exist_ok=True)
-        try:
-            self._connection = sqlite3.connect(path)
-            self._connection.executescript(_SCHEMA)
-            known = {name for _, name, *_ in self._connection.execute("pragma table_info(rows)")}
-            for name in _COLUMNS:
-                if name not in known:  # measured by an earlier version, which had no such number
-                    self._connection.execute(f"alter table rows add column {name} default 0")
-        except sqlite3.DatabaseError as error:
-            raise UserError(f"{path}: not a file of rows ({error}); choose another") from error
-        self.path = path
+        self._connection = sqlite3.connect(path)
+        self._connection.executescript(_SCHEMA)
+        known = {name for _, name, *_ in self._connection.execute("pragma table_info(rows)")}
+        for name in _COLUMNS:
+            if name not in known:  # measured by an earlier version, which had no such number
+                self._connection.execute(f"alter table rows add column {name} default 0")
 
+    @_named
     def register(self, method: str, digest: str) -> None:
         """Remember what ``method`` is.
 
@@ -85,6 +111,7 @@ class RowStore:
         """
         self._remember("methods", method, digest, f"{method!r} has changed", "give it another name")
 
+    @_named
     def register_task(self, task: str, digest: str) -> None:
         """Remember what ``task`` gave to its methods.
 
@@ -100,6 +127,7 @@ class RowStore:
                 raise UserError(f"{self.path}: {changed} since its rows were measured; {remedy}, or use another file")
             self._connection.execute(f"insert or ignore into {table} values (?, ?)", (name, digest))
 
+    @_named
     def forget(self, method: str) -> None:
         """Drop everything about ``method``."""
         with self._connection:
@@ -107,12 +135,14 @@ class RowStore:
                 self._connection.execute(f"delete from {table} where method = ?", (method,))
             self._connection.execute("delete from methods where name = ?", (method,))
 
+    @_named
     def has(self, task: str, method: str, budgets: str) -> bool:
         """Whether this run was measured, to these budgets."""
         query = "select budgets from runs where task = ? and method = ?"
         found = self._connection.execute(query, (task, method)).fetchone()
         return found is not None and found[0] == budgets
 
+    @_named
     def add(self, task: str, method: str, budgets: str, rows: Sequence[Row], jpeg: bytes | None = None) -> None:
         """Add the rows of one finished run, and its picture, replacing older ones of the same run."""
         marks = ", ".join("?" * len(_COLUMNS))
@@ -123,16 +153,19 @@ class RowStore:
             if jpeg is not None:
                 self._connection.execute("insert or replace into pictures values (?, ?, ?)", (task, method, jpeg))
 
+    @_named
     def add_photo(self, task: str, jpeg: bytes) -> None:
         """Keep the photo that the pictures of ``task`` are compared with."""
         with self._connection:
             self._connection.execute("insert or replace into pictures values (?, ?, ?)", (task, PHOTO, jpeg))
 
+    @_named
     def pictures(self, task: str) -> dict[str, bytes]:
         """JPEG files by the name of the method; the photo is that of `PHOTO`."""
         query = "select method, jpeg from pictures where task = ?"
         return dict(self._connection.execute(query, (task,)).fetchall())
 
+    @_named
     def absorb(self, other: RowStore) -> None:
         """Add the runs of ``other`` that are not here yet.
 
@@ -153,6 +186,7 @@ class RowStore:
             if PHOTO in found:
                 self.add_photo(task, found[PHOTO])
 
+    @_named
     def rows(self, methods: Iterable[str] | None = None) -> list[Row]:
         """All rows, or those of some methods."""
         found = [Row(*values) for values in self._connection.execute(f"select {', '.join(_COLUMNS)} from rows")]

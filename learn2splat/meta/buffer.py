@@ -165,11 +165,16 @@ def _read(path: Path, digest: str) -> Entry:
 
     def visit(name: str, item: h5py.Dataset | h5py.Group) -> None:
         if isinstance(item, h5py.Dataset):
+            if item.nbytes > len(content):
+                raise ValueError(f"{name} announces {item.nbytes} bytes, and the file holds {len(content)}")
             tensors[name] = torch.from_numpy(np.array(item))
 
-    with h5py.File(io.BytesIO(content), "r") as file:
-        file.visititems(visit)
-        return Entry(int(file.attrs["step"]), tensors, json.loads(str(file.attrs["numbers"])))
+    try:
+        with h5py.File(io.BytesIO(content), "r") as file:
+            file.visititems(visit)
+            return Entry(int(file.attrs["step"]), tensors, json.loads(str(file.attrs["numbers"])))
+    except Exception as error:  # h5py raises anything on what is damaged
+        raise ValueError(str(error) or type(error).__name__) from error
 
 
 def _digest(content: bytes) -> str:

@@ -121,6 +121,16 @@ def test_truncated_and_junk_photos_are_found_without_decoding_sound_ones(tmp_pat
     assert photo_size(trailer) == (48, 64)
 
 
+def test_a_photo_that_announces_more_than_it_can_hold_is_refused_before_it_is_decoded(tmp_path: Path) -> None:
+    header = b"P6 9000 9000 255\n"  # 243 MB of pixels
+    (tmp_path / "a.ppm").write_bytes(header)
+    for read in (photo_size, decode_photo):
+        with pytest.raises(ValueError, match=rf"announces 9000x9000 pixels and holds {len(header)} bytes"):
+            read(tmp_path / "a.ppm")
+    blank = save(tmp_path / "blank.png", np.zeros((2200, 2200, 3), np.uint8))  # as compressible as photos get
+    assert photo_size(blank) == (2200, 2200)
+
+
 def test_a_photo_that_breaks_after_loading_is_named(tmp_path: Path) -> None:
     path = save(tmp_path / "a.png", np.zeros((8, 8, 3), np.uint8))
     photos = LazyPhotos([PhotoFile(path, 8, 8), PhotoFile(path, 8, 8)])

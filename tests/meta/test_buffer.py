@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import io
 import logging
 from pathlib import Path
 
+import h5py
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from learn2splat.meta.buffer import Buffer, Entry
+from learn2splat.meta.buffer import Buffer, Entry, _digest
 
 
 def entry(step: int, mark: float = 0.0) -> Entry:
@@ -102,3 +104,15 @@ def test_a_buffer_can_go_back_to_an_earlier_set_of_entries(tmp_path: Path) -> No
     assert sorted(again.steps.values()) == [1, 2]
     assert len(list(tmp_path.iterdir())) == 2
     assert again.insert(entry(4)) == 2
+
+
+def test_an_entry_that_announces_more_than_it_holds_is_dropped(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    stream = io.BytesIO()
+    with h5py.File(stream, "w") as file:
+        file.create_dataset("scene/means", shape=(1 << 40, 3), dtype="f4", chunks=(1, 3))
+        file.attrs["numbers"], file.attrs["step"] = "{}", 3
+    (tmp_path / f"entry-00000000-3-{_digest(stream.getvalue())}.h5").write_bytes(stream.getvalue())
+    assert Buffer(tmp_path).draw(torch.Generator()) is None
+    assert "announces 13194139533312 bytes" in caplog.text

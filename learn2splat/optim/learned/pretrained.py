@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from learn2splat import checkpoint
 from learn2splat.config import build
@@ -53,7 +54,11 @@ def load_pretrained(name: str, kind: str = KIND) -> torch.nn.Module:
         names = ", ".join(shipped(kind)) or "none"
         raise UserError(f"no {kind} {name!r}: neither a folder nor one that is shipped ({names})")
     tensors, config = checkpoint.load(folder, kind)
-    optimizer = build(OmegaConf.create(config["architecture"]))
+    try:
+        architecture = OmegaConf.create(config["architecture"])
+    except (KeyError, TypeError, OmegaConfBaseException) as error:
+        raise checkpoint.BadCheckpointError(f"{folder}: it describes no architecture ({error!r})") from error
+    optimizer = build(architecture)
     if not isinstance(optimizer, torch.nn.Module):
         raise checkpoint.BadCheckpointError(f"{folder}: its architecture is no network")
     try:

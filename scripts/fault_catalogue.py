@@ -1,0 +1,484 @@
+"""Every faulty input of ``faults.py``, the command that meets it and how that has to end."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import struct
+from pathlib import Path
+
+import numpy as np
+from fault_cases import (
+    OPTIMIZE,
+    SMALL,
+    SPARSE,
+    case,
+    chunk,
+    cut,
+    edited,
+    filled,
+    huge_png,
+    only,
+    photo,
+    renamed,
+    resaved,
+    trained,
+    transforms,
+    word,
+)
+from PIL import Image
+
+SCENE = "procedural:seed=3,views=4,width=32"
+MADE = ["optimize", "--scene", SCENE, "--optimizer", "adam", "--steps", "2", "--out", "run", *SMALL]
+BINARY = [part if part != "scene" else "binary" for part in OPTIMIZE]
+EXPORT = ["scene", "export", "a.ply", "a.splat"]
+AGAIN = r"copy the file again or export the model anew"
+JSON_AGAIN = "export the file anew"
+RESUME = ["optimize", "--out", "run", "--resume", "--steps", "3"]
+
+
+def run_first(folder: Path) -> None:
+    """A finished run of two steps, to be resumed."""
+    from learn2splat.api import open_session
+    from learn2splat.session import Listener
+
+    given = {"scene": SCENE, "steps": 2, "max_size": 32, "max_gaussians": 50, "sh_degree": 0}
+    open_session(given | {"optimizer": "adam", "out": folder / "run"}).run(Listener(), lambda: False)
+
+
+def ply(header: str, body: bytes = b"") -> bytes:
+    return f"ply\nformat binary_little_endian 1.0\n{header}end_header\n".encode() + body
+
+
+# ---- COLMAP
+
+for stem in ("cameras", "images", "points3D"):
+    case(f"truncated {stem}.bin", 2, rf"{stem}\.bin.*truncated.*{AGAIN}", cut(f"binary/sparse/0/{stem}.bin"), BINARY)
+    case(f"garbage {stem}.bin", 2, rf"{stem}\.bin.*{AGAIN}", filled(f"binary/sparse/0/{stem}.bin"), BINARY)
+    huge = filled(f"binary/sparse/0/{stem}.bin", struct.pack("<Q", 2**60) + bytes(64))
+    case(f"{stem}.bin that announces 2^60 records", 2, rf"{stem}\.bin announces 1152921504606846976", huge, BINARY)
+    case(f"garbage {stem}.txt", 2, rf"{stem}\.txt.*{AGAIN}", filled(str(SPARSE / f"{stem}.txt")))
+case("truncated cameras.txt", 2, rf"cameras\.txt.*{AGAIN}", cut(str(SPARSE / "cameras.txt"), 0.75))
+case(
+    "images.txt that ends within a line",
+    2,
+    rf"images\.txt, line 3: expected IMAGE_ID.*{AGAIN}",
+    edited(str(SPARSE / "images.txt"), lambda lines: [*lines[:2], lines[2][:20]]),
+)
+case(
+    "a folder of a model without images",
+    2,
+    r"neither images\.bin nor images\.txt",
+    lambda f: (f / SPARSE / "images.txt").unlink(),
+)
+IMAGES = str(SPARSE / "images.txt")
+case("NaN pose", 2, r"no rigid transform.*register", edited(IMAGES, lambda x: [word(x[0], 5, "nan"), *x[1:]]))
+case("infinite pose", 2, r"no rigid transform", edited(IMAGES, lambda x: [word(x[0], 1, "inf"), *x[1:]]))
+zero = edited(IMAGES, lambda x: [word(word(word(word(x[0], 1, "0"), 2, "0"), 3, "0"), 4, "0"), *x[1:]])
+case("degenerate pose: a rotation of zero", 2, r"no rigid transform", zero)
+
+
+def in_one_place(lines: list[str]) -> list[str]:
+    return [
+        text
+        for line in lines[::2]
+        if line
+        for text in (f"{line.split()[0]} 1 0 0 0 0 0 0 {' '.join(line.split()[8:])}", "")
+    ]
+
+
+def looking_away(lines: list[str]) -> list[str]:
+    """All cameras behind the points, looking on."""
+    return [
+        text
+        for line in lines[::2]
+        if line
+        for text in (f"{line.split()[0]} 1 0 0 0 0 0 -1e4 {' '.join(line.split()[8:])}", "")
+    ]
+
+
+case("degenerate poses: all cameras in one place", 0, "", edited(IMAGES, in_one_place))
+case("views that see nothing", 0, "", edited(IMAGES, looking_away))
+case("one view", 0, "", edited(IMAGES, lambda x: x[:2]))
+case(
+    "one view, and three asked for", 2, r"sparse:3", edited(IMAGES, lambda x: x[:2]), [*OPTIMIZE, "--views", "sparse:3"]
+)
+case("no view", 2, r"no registered image.*export", edited(IMAGES, lambda x: []))
+POINTS = str(SPARSE / "points3D.txt")
+case("no points", 0, r"no points: a run starts from random points", edited(POINTS, lambda x: []))
+case("no points3D file", 0, r"no points3D file", lambda f: (f / POINTS).unlink())
+case("NaN points", 0, r"not finite and were left out", edited(POINTS, lambda x: [word(x[0], 1, "nan"), *x[1:]]))
+case(
+    "duplicate names",
+    2,
+    r"two images are called",
+    edited(IMAGES, lambda x: [*x[:2], word(x[2], 9, x[0].split()[9]), *x[3:]]),
+)
+case(
+    "a name that leaves the folder",
+    2,
+    r"not a path inside",
+    edited(IMAGES, lambda x: [word(x[0], 9, "../../x.png"), *x[1:]]),
+)
+case(
+    "camera of zero size",
+    2,
+    r"0x24 pixels is impossible",
+    edited(str(SPARSE / "cameras.txt"), lambda x: [word(x[0], 2, "0"), *x[1:]]),
+)
+case(
+    "camera without a focal length",
+    2,
+    r"focal length",
+    edited(str(SPARSE / "cameras.txt"), lambda x: [word(x[0], 4, "0"), *x[1:]]),
+)
+
+# ---- folders and names
+
+case(
+    "missing scene", 2, r"does not exist: check the spelling", command=[p if p != "scene" else "gone" for p in OPTIMIZE]
+)
+case(
+    "empty folder",
+    2,
+    r"empty folder: give the folder",
+    lambda f: (f / "empty").mkdir(),
+    [p if p != "scene" else "empty" for p in OPTIMIZE],
+)
+case("missing folder of photos", 2, r"photos.*was found.*put them into", lambda f: shutil.rmtree(f / "scene/images"))
+case("one photo missing", 0, r"1 of 4 registered photos are missing", lambda f: photo(f).unlink())
+case(
+    "symlink loop as the scene",
+    2,
+    r"cannot be read|does not exist",
+    lambda f: os.symlink("loop", f / "loop"),
+    [p if p != "scene" else "loop" for p in OPTIMIZE],
+)
+case(
+    "symlink loop as a photo",
+    0,
+    r"1 of 4 registered photos are missing",
+    lambda f: [(path.unlink(), os.symlink(path.name, path)) for path in [photo(f)]],
+)
+case("symlink loop below the photos", 0, "", lambda f: os.symlink("..", f / "scene/images/again"))
+case("non-ASCII names of photos", 0, "", renamed("Bäume 木 №1.png"))
+case(
+    "non-ASCII folder",
+    0,
+    "",
+    lambda f: (f / "scene").rename(f / "Fußgänger 木"),
+    [p if p != "scene" else "Fußgänger 木" for p in OPTIMIZE],
+)
+case(
+    "name that is not UTF-8 in images.bin",
+    2,
+    r"not UTF-8",
+    lambda f: (f / "binary/sparse/0/images.bin").write_bytes(
+        (f / "binary/sparse/0/images.bin").read_bytes().replace(b".png", b"\xff\xfe\xfd\xfc", 1)
+    ),
+    BINARY,
+)
+
+# ---- photos
+
+TURNED = Image.Exif()
+TURNED[0x0112] = 6
+case(
+    "truncated JPEG",
+    2,
+    r"restore.*cannot be decoded|cannot be decoded.*restore",
+    only(
+        resaved(Image.fromarray, ".jpg"),
+        lambda f: [p.write_bytes(p.read_bytes()[:-300]) for p in (f / "scene/images").glob("*.jpg")],
+    ),
+)
+case(
+    "garbage JPEG",
+    2,
+    r"restore.*cannot be decoded|cannot be decoded.*restore",
+    only(
+        resaved(Image.fromarray, ".jpg"),
+        lambda f: [p.write_bytes(b"\xff\xd8" + b"junk" * 99) for p in (f / "scene/images").glob("*.jpg")],
+    ),
+)
+case(
+    "PNG damaged inside",
+    2,
+    r"restore.*cannot be decoded|cannot be decoded.*restore",
+    lambda f: photo(f).write_bytes(photo(f).read_bytes()[:200] + bytes(60) + photo(f).read_bytes()[260:]),
+)
+case(
+    "photo of zero bytes",
+    2,
+    r"restore.*cannot be decoded|cannot be decoded.*restore",
+    lambda f: photo(f).write_bytes(b""),
+)
+case(
+    "photo of zero size",
+    2,
+    r"restore.*cannot be decoded|cannot be decoded.*restore",
+    lambda f: photo(f).write_bytes(huge_png(0, 0)),
+)
+case(
+    "photo that announces 60,000 x 60,000 pixels",
+    2,
+    r"restore.*cannot be decoded|cannot be decoded.*restore",
+    lambda f: photo(f).write_bytes(huge_png(60000, 60000)),
+)
+case(
+    "photo that announces 9,000 x 9,000 pixels",
+    2,
+    r"restore.*announces 9000x9000 pixels",
+    lambda f: photo(f).write_bytes(huge_png(9000, 9000)),
+)
+case("photo of another shape", 2, r"calibrated at 32x24.*cropped", resaved(lambda x: Image.fromarray(x[:, :20])))
+case("photo turned by 90 degrees", 2, r"turned by 90 degrees", resaved(lambda x: Image.fromarray(np.rot90(x).copy())))
+case("16-bit grey photo", 0, "", resaved(lambda x: Image.fromarray(x[..., 0].astype(np.uint16) * 257)))
+case("grey photo", 0, "", resaved(lambda x: Image.fromarray(x[..., 0])))
+case("CMYK photo", 0, "", resaved(lambda x: Image.fromarray(x).convert("CMYK"), ".jpg"))
+case("photo with an EXIF rotation", 0, "", resaved(Image.fromarray, ".jpg", exif=TURNED))
+case(
+    "photo in floating point",
+    2,
+    r"convert it to 8-bit PNG",
+    resaved(lambda x: Image.fromarray(x[..., 0].astype(np.float32)), ".tif"),
+)
+
+# ---- transforms.json, chunks
+
+case(
+    "truncated transforms.json",
+    2,
+    rf"transforms\.json.*not JSON.*{JSON_AGAIN}",
+    only(transforms(lambda c: None), cut("scene/transforms.json")),
+)
+case(
+    "garbage transforms.json",
+    2,
+    rf"transforms\.json.*not JSON.*{JSON_AGAIN}",
+    only(transforms(lambda c: None), filled("scene/transforms.json")),
+)
+case("transforms.json nested 100,000 deep", 2, JSON_AGAIN, transforms(lambda c: "[" * 100_000))
+case(
+    "transforms.json with a NaN pose",
+    2,
+    rf"not 4x4 finite numbers; {JSON_AGAIN}",
+    transforms(lambda c: c["frames"][0]["transform_matrix"][0].__setitem__(0, float("nan"))),
+)
+case("transforms.json without frames", 2, r"no list 'frames'", transforms(lambda c: c.pop("frames")))
+case(
+    "transforms.json with a photo twice",
+    2,
+    r"there twice",
+    transforms(lambda c: c["frames"][1].update(file_path=c["frames"][0]["file_path"])),
+)
+case(
+    "transforms.json with photos of zero size", 2, r"0x0 pixels is impossible", transforms(lambda c: c.update(w=0, h=0))
+)
+CHUNK = [p if p != "scene" else "a.torch" for p in OPTIMIZE]
+case("truncated chunk", 2, r"a\.torch is no chunk.*download", only(chunk, cut("a.torch")), CHUNK)
+case("garbage chunk", 2, r"a\.torch is no chunk.*download", filled("a.torch"), CHUNK)
+
+# ---- PLY
+
+case("missing PLY", 2, r"no such file", command=EXPORT)
+case("garbage PLY", 2, r"a\.ply.*no PLY header.*export", filled("a.ply"), EXPORT)
+case(
+    "truncated PLY",
+    2,
+    r"a\.ply.*early end-of-file.*export",
+    only(run_first, lambda f: shutil.copy(f / "run/point_cloud.ply", f / "a.ply"), cut("a.ply")),
+    EXPORT,
+)
+case(
+    "PLY that announces 10^15 vertices",
+    2,
+    r"a\.ply.*truncated",
+    filled("a.ply", ply(f"element vertex {10**15}\nproperty float x\n")),
+    EXPORT,
+)
+case(
+    "PLY without Gaussians",
+    2,
+    r"not a Gaussian scene, it lacks",
+    filled("a.ply", ply("element vertex 1\nproperty float x\n", bytes(4))),
+    EXPORT,
+)
+case(
+    "unknown suffix to export to",
+    2,
+    r"\.ply, \.splat or \.spz",
+    run_first,
+    ["scene", "export", "run/point_cloud.ply", "a.obj"],
+)
+
+# ---- safetensors, checkpoints, run folders, rows
+
+TRAINED = ["optimize", "--scene", SCENE, "--optimizer", "trained", "--steps", "2", "--out", "run", *SMALL]
+case(
+    "truncated safetensors",
+    2,
+    r"tensors\.safetensors: damaged",
+    only(trained, cut("trained/tensors.safetensors")),
+    TRAINED,
+)
+case(
+    "garbage safetensors",
+    2,
+    r"tensors\.safetensors: damaged",
+    only(trained, filled("trained/tensors.safetensors")),
+    TRAINED,
+)
+case(
+    "garbage manifest",
+    2,
+    r"trained: not a readable checkpoint",
+    only(trained, filled("trained/manifest.json")),
+    TRAINED,
+)
+case(
+    "manifest of a later version",
+    2,
+    r"update learn2splat",
+    only(
+        trained,
+        lambda f: (f / "trained/manifest.json").write_text(
+            json.dumps(json.loads((f / "trained/manifest.json").read_text()) | {"schema": 99})
+        ),
+    ),
+    TRAINED,
+)
+case("missing optimizer", 2, r"trained", command=TRAINED)
+case("truncated config.yaml of a run", 2, r"config\.yaml", only(run_first, cut("run/config.yaml", 0.3)), RESUME)
+case(
+    "garbage config.yaml of a run",
+    2,
+    r"config\.yaml.*start a new run",
+    only(run_first, filled("run/config.yaml")),
+    RESUME,
+)
+case(
+    "garbage metrics.jsonl of a run",
+    2,
+    r"metrics\.jsonl is damaged.*delete it",
+    only(run_first, filled("run/metrics.jsonl")),
+    RESUME,
+)
+case(
+    "truncated checkpoint of a run",
+    2,
+    r"tensors\.safetensors: damaged",
+    only(run_first, cut("run/checkpoint/tensors.safetensors")),
+    RESUME,
+)
+case(
+    "a run without a checkpoint",
+    2,
+    r"checkpoint",
+    only(run_first, lambda f: shutil.rmtree(f / "run/checkpoint")),
+    RESUME,
+)
+case("nothing to resume", 2, r"holds no run to resume.*leave out --resume", command=RESUME)
+case("an existing run", 2, r"add --resume.*another --out", run_first)
+BOARD = [
+    "leaderboard",
+    "--scenes",
+    SCENE,
+    "--optimizers",
+    "adam",
+    "--settings",
+    "dense",
+    "--out",
+    "board",
+    "--workers",
+    "1",
+]
+BOARD += ["max_size=32", "max_gaussians=50", "budgets.steps=[0,2]", "budgets.seconds=[]"]
+case(
+    "garbage rows of a leaderboard",
+    2,
+    r"steps\.sqlite.*choose another",
+    lambda f: ((f / "board").mkdir(), filled("board/steps.sqlite")(f)),
+    BOARD,
+)
+
+# ---- options
+
+case("unknown option", 2, r"No such option.*--stepz", command=[*MADE, "--stepz", "3"])
+case("unknown command", 2, r"No such command", command=["optimise"])
+case("unknown Hydra key", 2, r"ssim_wait", command=[*MADE, "loss.ssim_wait=1"])
+case("unknown Hydra group", 2, r"lens", command=[*MADE, "lens=wide"])
+case("a word that is no override", 2, r"GROUP\.KEY=VALUE", command=[*MADE, "quickly"])
+case("unknown optimizer", 2, r"adamm", command=[p if p != "adam" else "adamm" for p in MADE])
+case("a target outside the package", 2, r"not allowed", command=[*MADE, "optimizer._target_=os.system"])
+case("unknown key of a procedural scene", 2, r"sead", command=[p if p != SCENE else "procedural:sead=3" for p in MADE])
+case("unknown Hydra key of meta-train", 2, r"meta_stepz", command=["meta-train", "--out", "run", "train.meta_stepz=3"])
+case(
+    "unknown setting of a leaderboard",
+    2,
+    r"denser",
+    command=["leaderboard", "--scenes", SCENE, "--settings", "denser", "--optimizers", "adam", "--out", "run"],
+)
+
+# ---- the machine
+
+case(
+    "more memory than --max-memory",
+    4,
+    r"MiB are needed and 1 MiB allowed: lower --max-size",
+    command=[*MADE, "--max-memory", "1"],
+)
+BIG = [
+    "optimize",
+    "--scene",
+    "procedural:seed=3,views=3,width=64",
+    "--optimizer",
+    "adam",
+    "--steps",
+    "2",
+    "--out",
+    "run",
+    "--init",
+    "random",
+]
+BIG += ["init_gaussians=30000000", "max_gaussians=null", "--max-memory", "999999"]
+case("out of memory", 4, r"out of memory: lower --max-size", command=BIG, limits={"RLIMIT_AS": 3 << 30})
+case(
+    "an output below a file",
+    5,
+    r"(?i)not a directory.*name another with --out",
+    filled("file"),
+    [p if p != "run" else "file/run" for p in MADE],
+)
+case(
+    "an output that cannot be made",
+    5,
+    r"name another with --out",
+    command=[p if p != "run" else "/proc/run" for p in MADE],
+)
+case(
+    "files limited to 3 kB, as by a full disk",
+    5,
+    r"File too large|cannot write",
+    command=MADE,
+    limits={"RLIMIT_FSIZE": 3000},
+)
+ON_DISK = [p if p != "run" else "disk/run" for p in MADE]
+BOARD_ON_DISK = [p if p != "board" else "disk/board" for p in BOARD]
+case("full disk", 5, r"(?i)no space left.*free some space", command=ON_DISK, mount="size=16k")
+case(
+    "full disk below a leaderboard",
+    5,
+    r"(?i)steps\.sqlite.*full.*free some space|no space left",
+    command=BOARD_ON_DISK,
+    mount="size=32k",
+)
+case(
+    "full disk below a scene",
+    5,
+    r"(?i)no space left.*disk/made.*free some space",
+    command=["scene", "make", "--out", "disk/made", "--views", "4", "--width", "64"],
+    mount="size=16k",
+)
+case("read-only disk", 5, r"(?i)read-only file system.*make the folder writable", command=ON_DISK, mount="ro")
