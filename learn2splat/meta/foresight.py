@@ -64,7 +64,7 @@ class Anchors:
 
 
 class Displacement:
-    """Reptile (Nichol et al. 2018): the prediction is pulled to where the refinement ends; the loss is the one there."""
+    """Reptile (Nichol et al. 2018): the prediction is pulled to where the refinement ends; the loss is that there."""
 
     def __call__(self, life: Life, steps: int) -> Judgement | None:
         rollout, before = life.rollout, life.rollout.state.scene
