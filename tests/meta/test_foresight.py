@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from learn2splat.config import compose
 from learn2splat.meta.contexts import ContextRanges, refinement
 from learn2splat.meta.estimator import TaskSource
 from learn2splat.meta.feedforward import TargetEstimator
@@ -24,6 +25,7 @@ from learn2splat.optim.wrapped import Wrapped
 from learn2splat.predict.compact import CompactInitialiser
 from learn2splat.render.reference import ReferenceRenderer
 from learn2splat.scene.gaussians import GaussianScene
+from learn2splat.scoring import ForesightScore, PredictionScore
 from tests.predict.test_compact import network
 from tests.test_rollout import capture
 
@@ -168,6 +170,16 @@ def test_the_learned_optimizer_of_the_loop_gets_no_gradient() -> None:
     assert loss > 0
     assert found
     assert all(parameter.grad is None for parameter in inner.parameters())
+
+
+def test_the_score_of_zero_steps_is_that_of_the_prediction_and_of_rest_too() -> None:
+    small = ["procedural=1", "views=8", "width=32", "max_size=32"]
+    config = compose("meta_train", [f"validation.{entry}" for entry in small])
+    net, given = network().float(), (config.validation, config.renderer)
+    plain = PredictionScore(RANGES, *given)(net)
+    assert ForesightScore(RANGES, ADAM, [0], 20, *given)(net) == pytest.approx(plain, abs=1e-4)
+    assert ForesightScore(RANGES, RESTING, [0, 5], 20, *given)(net) == pytest.approx(plain, abs=1e-4)
+    assert abs(ForesightScore(RANGES, ADAM, [5], 20, *given)(net) - plain) > 1e-3
 
 
 def test_settings_without_a_meaning_are_refused() -> None:
