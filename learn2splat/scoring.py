@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -18,11 +18,13 @@ from learn2splat.eval.store import RowStore
 from learn2splat.eval.task import Task
 from learn2splat.eval.workers import kept_scene
 from learn2splat.losses import PhotometricLoss
-from learn2splat.meta.contexts import ContextRanges, PredictedTasks
+from learn2splat.meta.contexts import ContextRanges, PredictedTasks, refinement
+from learn2splat.meta.learner import roll_out
 from learn2splat.meta.life import begin
 from learn2splat.meta.tasks import Task as MetaTask
 from learn2splat.optim.base import SceneOptimizer
 from learn2splat.predict.base import Initialiser
+from learn2splat.predict.views import predicted
 from learn2splat.scene_loss import SceneLoss
 
 
@@ -84,6 +86,39 @@ class PredictionScore:
         with torch.no_grad():
             scene = initialiser(loss.photos(data.train), loss.cameras.take(list(data.train))).scene
         return loss.psnr(scene, data.test)
+
+
+class ForesightScore(PredictionScore):
+    """Mean PSNR in dB, on views that were not shown, of what an optimizer makes of predictions; scenes count alike.
+
+    Args:
+        config, renderer, device: see `Score`.
+        ranges: see `PredictionScore`.
+        inner: the optimizer.
+        steps: ascending numbers of updates after which to look, 0 for the prediction itself.
+        horizon: how many updates ``inner`` is told that there will be.
+    """
+
+    def __init__(
+        self,
+        ranges: ContextRanges,
+        inner: SceneOptimizer,
+        steps: Sequence[int],
+        horizon: int,
+        config: DictConfig,
+        renderer: DictConfig,
+        device: str = "cpu",
+    ) -> None:
+        super().__init__(ranges, config, renderer, device)
+        self.inner, self.steps, self.horizon = inner, tuple(steps), horizon
+
+    def _one(self, initialiser: Initialiser, data: SceneData) -> float:
+        task = refinement(data, predicted(data, data.train, initialiser).scene, seed=0)
+        life, total = begin(task, self.inner, self.renderer, self.steps[-1], self.device, self.horizon), 0.0
+        for step in self.steps:
+            roll_out(life, step - life.step)
+            total += life.rollout.scene_loss.psnr(life.rollout.state.output, life.held)
+        return total / len(self.steps)
 
 
 class RefinementScore:

@@ -80,6 +80,8 @@ def meta_train(
         optimizer = build(config.trainee)
     if config.start is not None:
         optimizer.load_state_dict(load_pretrained(str(config.start), _kind(optimizer)).state_dict())
+    if config.only is not None:
+        _freeze_all_but(config.only, optimizer)
     if config.initialiser is not None:
         initialiser = load_pretrained(str(config.initialiser), INITIALISER)
         optimizer.pyramid.load_state_dict(initialiser.pyramid.state_dict())  # type: ignore[union-attr]
@@ -124,6 +126,16 @@ def _listeners(listener: TrainingListener, progress: Progress, config: DictConfi
     except ImportError:
         listener.on_note("TensorBoard is not installed; for its event files: pip install 'learn2splat[tensorboard]'")
         return Listeners(listener, report)
+
+
+def _freeze_all_but(parts: Sequence[str], trained: torch.nn.Module) -> None:
+    """Leave the named ``parts`` of a network to be trained; the others stay as they are."""
+    unknown = set(parts) - {name for name, _ in trained.named_children()}
+    if unknown:
+        known = ", ".join(name for name, _ in trained.named_children())
+        raise UserError(f"only={list(parts)}: {type(trained).__name__} has no {sorted(unknown)}, but {known}")
+    for name, parameter in trained.named_parameters():
+        parameter.requires_grad_(name.partition(".")[0] in parts)
 
 
 def _kind(trained: torch.nn.Module) -> str:

@@ -167,6 +167,23 @@ def test_an_initialiser_and_an_updater_on_top_of_it_are_trained_and_used(here: P
     assert l2s("meta-train", "--quiet", "--out", "other", "experiment=resplat", "initialiser=nothing", *small[:-1]) == 2
 
 
+def test_an_initialiser_is_trained_for_an_optimizer_and_the_optimizer_for_it(here: Path) -> None:
+    small = [text for text in SMALL if not text.startswith(("estimator.", "validation.s"))]
+    net = [*small, "ranges.views=[2,3]", "trainee.planes=6", "trainee.neighbours=3"]
+    assert l2s("meta-train", "--quiet", "--out", "net", "experiment=predict", *net, "train.meta_steps=1") == 0
+    net += ["experiment=foresight", "estimator.steps=[2,4]", "credit.stride=2", "horizon=4", "train.lr=1e-2"]
+    learned = [*net, "start=net/initialiser", "optimizer@inner=learned-rule"]
+    assert l2s("meta-train", "--quiet", "--out", "far", *learned, "train.validate_every=2") == 0
+    before, after = (load_pretrained(f"{name}/initialiser", INITIALISER).state_dict() for name in ("net", "far"))
+    moved = {name.split(".")[0] for name, tensor in after.items() if not torch.equal(tensor, before[name])}
+    assert moved <= {"head"}
+    assert checkpoint.load(here / "far" / "checkpoint-0", CHECKPOINT_KIND)[1]["progress"]["meta_step"] == 2
+    pair = [*small, "ranges.contexts.views=[2,3]", "ranges.initialiser.name=far/initialiser", "horizon=4"]
+    assert l2s("meta-train", "--quiet", "--out", "pair", "experiment=refine", *pair) == 0
+    assert isinstance(load_pretrained("pair/optimizer"), LearnedRule)
+    assert l2s("meta-train", "--quiet", "--out", "other", *learned, "only=[tail]") == 2
+
+
 def test_experiments_compose() -> None:
     greedy = build(compose("meta_train", ["experiment=greedy"]).objective)
     assert isinstance(greedy, Greedy)

@@ -12,6 +12,7 @@ from learn2splat.data.views import farthest_point_order, view_features
 from learn2splat.meta.tasks import Task
 from learn2splat.predict.base import Initialiser
 from learn2splat.predict.views import predicted
+from learn2splat.scene.gaussians import GaussianScene
 
 
 @dataclass(frozen=True)
@@ -68,5 +69,9 @@ class PredictedTasks:
         """A task whose held-out views are the targets."""
         data = self.contexts.draw(scene, generator)
         initial = predicted(data, data.train, self.initialiser).scene
-        seed = int(torch.randint(2**31, (), generator=generator))
-        return Task(data, initial, torch.zeros(3), batch_views=len(data.train), seed=seed)
+        return refinement(data, initial, int(torch.randint(2**31, (), generator=generator)))
+
+
+def refinement(data: SceneData, predicted: GaussianScene, seed: int) -> Task:
+    """The task to go on from ``predicted`` with the views that an initialiser was shown, all of them at every step."""
+    return Task(data, predicted, torch.zeros(3), batch_views=len(data.train), seed=seed)

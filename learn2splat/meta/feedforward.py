@@ -11,7 +11,11 @@ from learn2splat.losses import PhotometricLoss
 from learn2splat.meta.estimator import Memoryless, TaskSource
 from learn2splat.predict.base import Initialiser
 from learn2splat.render.base import Renderer
+from learn2splat.scene.gaussians import GaussianScene
 from learn2splat.scene_loss import SceneLoss
+
+Judgement = tuple[float, GaussianScene]
+"""A loss, and what counts as its derivative by the predicted Gaussians."""
 
 
 class TargetEstimator(Memoryless):
@@ -33,18 +37,19 @@ class TargetEstimator(Memoryless):
         initialiser.train()
         losses, deaths = [], 0
         for _ in range(samples):
-            loss, gradient_taken = self._one(initialiser, samples, self.tasks.draw(generator))
+            on = SceneLoss(self.tasks.draw(generator), self.renderer, PhotometricLoss(), device=self.device)
+            train = on.data.train
+            scene = initialiser(on.photos(train), on.cameras.take(list(train))).scene
+            loss, grads = self.judge(on, scene.detach(), generator)
             losses.append(loss)
-            deaths += not gradient_taken
+            if math.isfinite(loss):
+                torch.autograd.backward(scene.tensors(), [grad / samples for grad in grads.tensors()])
+            else:
+                deaths += 1
         initialiser.eval()
         return {"loss": sum(losses) / samples, "deaths": deaths}
 
-    def _one(self, initialiser: Initialiser, samples: int, data: SceneData) -> tuple[float, bool]:
-        """Loss of one scene, and whether it was finite and its gradient was added."""
-        on = SceneLoss(data, self.renderer, PhotometricLoss(), device=self.device)
-        scene = initialiser(on.photos(data.train), on.cameras.take(list(data.train))).scene
-        judged = on.gradient(scene.detach(), data.test)
-        if not math.isfinite(judged.loss):
-            return judged.loss, False
-        torch.autograd.backward(scene.tensors(), [grad / samples for grad in judged.grads.tensors()])
-        return judged.loss, True
+    def judge(self, on: SceneLoss, predicted: GaussianScene, generator: torch.Generator) -> Judgement:
+        """How good ``predicted`` is for the task of ``on``; a loss that is not finite says that nothing is known."""
+        judged = on.gradient(predicted, on.data.test)
+        return judged.loss, judged.grads

@@ -59,16 +59,21 @@ class Life:
 
 
 def begin(
-    task: Task, optimizer: SceneOptimizer, renderer: Renderer, ends_at: int, device: torch.device | str = "cpu"
+    task: Task,
+    optimizer: SceneOptimizer,
+    renderer: Renderer,
+    ends_at: int,
+    device: torch.device | str = "cpu",
+    horizon: int | None = None,
 ) -> Life:
-    """A life at its first step."""
+    """A life at its first step; schedules may ask for its ``horizon``, which need not be where it ends."""
     loss = SceneLoss(task.data, renderer, PhotometricLoss(), task.background, device)
     train = list(task.data.train)
     sampler = RandomViews(task.data.cameras, train, task.batch_views, task.seed)
     sh_every = SH_STEPS * ends_at // STANDARD_STEPS if task.sh_steps else 0
     growth = Growth(densifier(task.densify), ends_at, task.max_gaussians, task.seed, sh_every)
     state = RolloutState.start(task.initial.to(device), optimizer, densifier=growth.densifier)
-    rollout = Rollout(loss, train, optimizer, sampler, state, growth=growth)
+    rollout = Rollout(loss, train, optimizer, sampler, state, horizon, growth=growth)
     return Life(rollout, ends_at, task.data.name, task.densify)
 
 
