@@ -68,7 +68,10 @@ class UncertaintyHead(nn.Module):
 
     def forward(self, features: Tensor, curvature: Tensor) -> GroupPrecision:
         """Precisions from features [N, FEATURES] and mean curvatures [groups]; differentiable in the weights."""
-        relative = self.layers(features.to(curvature.device, next(self.parameters()).dtype)).clamp_max(math.log(MOST)).exp() + LEAST
+        relative = (
+            self.layers(features.to(curvature.device, next(self.parameters()).dtype)).clamp_max(math.log(MOST)).exp()
+            + LEAST
+        )
         return GroupPrecision(relative * curvature.to(relative))
 
 
