@@ -43,9 +43,9 @@ def chosen_proximal(
         if name != PREDICT:
             raise UserError("uncertainty=predict needs --init predict[:FOLDER]; else give the folder of a trained head")
         return _of(predicted(scene_loss.data, train, load_initialiser(folder)), initial, init)
-    folder = Path(kind)
-    if folder.is_dir() and checkpoint.kind_of(folder) == saved.KIND:
-        return _of(saved.SavedPrediction(folder).prediction, initial, kind)
+    path = Path(kind)
+    if path.is_dir() and checkpoint.kind_of(path) == saved.KIND:
+        return _of(saved.SavedPrediction(path).prediction, initial, kind)
     head = load_pretrained(kind, UNCERTAINTY)
     assert isinstance(head, UncertaintyHead)
     return predicted_proximal(head.to(scene_loss.device), scene_loss, initial, train)

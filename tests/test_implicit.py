@@ -18,6 +18,7 @@ from learn2splat.optim.base import Need, OptimizerState, StepContext
 from learn2splat.proximal import Proximal
 from learn2splat.render.cpu import CpuRenderer
 from learn2splat.render.reference import ReferenceRenderer
+from learn2splat.scene.footprint import pixel_footprint_world
 from learn2splat.scene.gaussians import GaussianScene
 from learn2splat.scene.lineage import Lineage
 from learn2splat.scene.matrix import as_matrix, from_matrix
@@ -184,7 +185,6 @@ def test_much_precision_keeps_the_anchor_and_none_leaves_plain_optimisation() ->
     scene, adam = anchor, fast_adam()
     state = adam.init(scene)
     loss = problem.scene_loss
-    from learn2splat.scene.footprint import pixel_footprint_world
 
     footprint = pixel_footprint_world(scene.means, loss.cameras.take(CONTEXT), loss.renderer.settings.near)
     for step in range(5):
