@@ -9,7 +9,7 @@ dL / d precision = -v (optimum - anchor). What was done to find the optimum leav
 the number of inner steps.
 
 This holds at a stationary point alone. ``stationarity`` says how close one is; cotangents of samples that are not close
-enough are scaled down.
+enough, or whose linear system is not solved, are scaled down.
 """
 
 from __future__ import annotations
@@ -139,8 +139,9 @@ class Solver:
         last_steps: how many at most.
         stationary: the stationarity that is aimed at, and beyond which cotangents are scaled down.
         curvature: H.
-        tolerance: relative residual of the backward solve.
+        tolerance: relative residual of the backward solve at which it ends.
         limit: most products with H in it.
+        solved: relative residual beyond which cotangents are scaled down.
     """
 
     first: SceneOptimizer = field(default_factory=fast_adam)
@@ -149,8 +150,9 @@ class Solver:
     last_steps: int = 30
     stationary: float = 0.05
     curvature: Curvature = field(default_factory=GaussNewton)
-    tolerance: float = 1e-2
-    limit: int = 20
+    tolerance: float = 5e-2
+    limit: int = 60
+    solved: float = 0.2
 
     def optimum(self, problem: InnerProblem, proximal: Proximal) -> tuple[GaussianScene, Report]:
         """The stationary point that descent from the anchor reaches, and how close to one it is."""
@@ -238,6 +240,8 @@ class _Optimum(torch.autograd.Function):
         report.pcg = ctx.solver.adjoint(ctx.problem, proximal, scene, GaussianScene(*cotangents))
         if report.pcg.ending is pcg.Ending.NEGATIVE_CURVATURE:
             report.weight = 0.0  # a stationary point, but no minimum
+        elif report.pcg.residuals[-1] > 0:
+            report.weight *= min(1.0, ctx.solver.solved / report.pcg.residuals[-1]) ** 2
         v = from_matrix(report.weight * report.pcg.x)
         by_anchor = v.map(torch.mul, proximal.precision)
         by_precision = v.map(lambda v, at, anchor: -v * (at - anchor), scene, proximal.anchor)

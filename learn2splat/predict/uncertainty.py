@@ -14,8 +14,9 @@ GROUPS = ("means", "log_scales", "quats", "logit_opacities", "sh0", "shN")
 """Groups of parameters that share one precision in a Gaussian."""
 FEATURES = 6 + 2 * len(GROUPS)
 """Numbers per Gaussian that it is predicted from (`learn2splat.evidence.Evidence.features`)."""
-LEAST = 1e-3
-"""Floor of a precision, in units of its group's mean curvature: without one the anchor would get no gradient."""
+LEAST = 1e-2
+"""Floor of a precision, in units of its group's mean curvature: far below it optima are neither found nor
+differentiated well, and the anchor gets no gradient."""
 MOST = 1e3
 """Upper bound, likewise: there nothing moves."""
 
