@@ -8,9 +8,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from learn2splat import native
 from learn2splat.densify.adaptive import AdaptiveDensityControl
 from learn2splat.densify.base import Growth
 from learn2splat.errors import UserError
+from learn2splat.losses import PhotometricLoss
 from learn2splat.optim.base import SceneOptimizer
 from learn2splat.optim.learned.pretrained import UNCERTAINTY, save_pretrained
 from learn2splat.optim.lm import LevenbergMarquardt
@@ -18,13 +20,17 @@ from learn2splat.predict.base import Prediction
 from learn2splat.predict.saved import save_prediction
 from learn2splat.predict.uncertainty import UncertaintyHead
 from learn2splat.proximal import Proximal, ProximalModel
+from learn2splat.render.cpu import CpuRenderer
 from learn2splat.rollout import Rollout
 from learn2splat.scene.gaussians import GaussianScene
 from learn2splat.scene.matrix import as_matrix
+from learn2splat.scene_loss import SceneLoss
 from learn2splat.uncertainty import chosen_proximal
 from tests.conftest import random_scene
 from tests.optim.bowl import Bowl
-from tests.test_rollout import assert_equal, fast_adam, rollout, start_scene
+from tests.test_rollout import assert_equal, capture, fast_adam, rollout, start_scene
+
+needs_library = pytest.mark.skipif(native.library() is None, reason=f"no compiled library: {native.why_missing()}")
 
 
 def constant(scene: GaussianScene, weight: float) -> GaussianScene:
@@ -58,25 +64,28 @@ def test_a_precision_must_fit_and_must_not_push() -> None:
 
 def held_back(optimizer: SceneOptimizer, weight: float, steps: int) -> Rollout:
     run = rollout(optimizer, average=False)
+    if native.library() is not None:
+        run.scene_loss = SceneLoss(capture(), CpuRenderer(), PhotometricLoss())
     run.proximal = Proximal(start_scene(), constant(start_scene(), weight))
     list(run.run(steps))
     return run
 
 
 def test_no_precision_changes_no_bit_of_a_run() -> None:
-    plain = rollout(fast_adam(), average=False)
+    plain = held_back(fast_adam(), 0.0, 0)
+    plain.proximal = None
     list(plain.run(4))
     assert_equal(held_back(fast_adam(), 0.0, 4).state.scene, plain.state.scene)
 
 
-@pytest.mark.parametrize("make", [fast_adam, LevenbergMarquardt])
+@pytest.mark.parametrize("make", [fast_adam, pytest.param(LevenbergMarquardt, marks=needs_library)])
 def test_more_precision_leaves_the_scene_closer_to_where_it_began(make: type) -> None:
     """By gradients as by quadratic models."""
 
     def distance(weight: float) -> float:
         return float((as_matrix(held_back(make(), weight, 3).state.scene) - as_matrix(start_scene())).norm())
 
-    free, held = distance(0.0), distance(1e6)
+    free, held = distance(0.0), distance(1e2)
     assert 0 < held < (0.8 if make is fast_adam else 1e-3) * free
 
 
@@ -90,12 +99,12 @@ def test_what_cannot_be_held_back_is_refused() -> None:
         )  # fmt: skip
 
 
+@needs_library
 def test_a_run_takes_its_precision_from_a_head_or_from_a_prediction(tmp_path: Path) -> None:
-    run, scene = rollout(fast_adam()), start_scene()
-    loss = run.scene_loss
+    scene, loss = start_scene(), SceneLoss(capture(), CpuRenderer(), PhotometricLoss())
 
     def asked(kind: str, init: str = "sfm") -> Proximal | None:
-        return chosen_proximal(kind, init, loss, scene, run.train)
+        return chosen_proximal(kind, init, loss, scene, loss.data.train)
 
     assert asked("off") is None
     architecture = {"_target_": "learn2splat.predict.uncertainty.UncertaintyHead", "start": 2.0}
