@@ -57,7 +57,7 @@ def memory(counts: list[int]) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--precisions", type=float, nargs="+", default=[30.0, 10.0, 3.0, 1.0, 0.3, 0.1])
+    parser.add_argument("--precisions", type=float, nargs="+", default=[30.0, 10.0, 3.0, 1.0])
     parser.add_argument("--steps", type=int, default=80, help="of the inner solver")
     arguments = parser.parse_args()
     torch.set_num_threads(1)

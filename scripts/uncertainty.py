@@ -84,12 +84,13 @@ def main() -> None:
     parser.add_argument("--rows", type=Path, required=True, help="file of finished scenes, one JSON line each")
     parser.add_argument("--scenes", type=int, default=10)
     parser.add_argument("--first-seed", type=int, default=500000)
-    parser.add_argument("--steps", type=int, nargs="+", default=[20, 50, 100, 200, 500, 1000])
+    parser.add_argument("--steps", default="20,50,100,200,500,1000", help="after which to evaluate")
     parser.add_argument("overrides", nargs="*", help="of configs/meta_train.yaml, e.g. ranges.gaussians=150")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
+    steps = [int(step) for step in arguments.steps.split(",")]
     config = compose("meta_train", ["experiment=implicit", *arguments.overrides])
-    config.score.steps = arguments.steps
+    config.score.steps = steps
     score = build(config.score, config=config.validation, renderer=config.renderer)
     head = load_pretrained(arguments.head, UNCERTAINTY)
     assert isinstance(head, UncertaintyHead)
@@ -100,7 +101,7 @@ def main() -> None:
             rows.append(measured(head, score, score.ranges, name))
             with arguments.rows.open("a") as stream:
                 stream.write(json.dumps(rows[-1]) + "\n")
-    print(summary(rows, arguments.steps))
+    print(summary(rows, steps))
 
 
 if __name__ == "__main__":
