@@ -86,7 +86,7 @@ def main() -> None:
     parser.add_argument("--first-seed", type=int, default=500000)
     parser.add_argument("--steps", default="20,50,100,200,500,1000", help="after which to evaluate")
     parser.add_argument("overrides", nargs="*", help="of configs/meta_train.yaml, e.g. ranges.gaussians=150")
-    arguments = parser.parse_args()
+    arguments = parser.parse_intermixed_args()
     torch.set_num_threads(1)
     steps = [int(step) for step in arguments.steps.split(",")]
     config = compose("meta_train", ["experiment=implicit", *arguments.overrides])
