@@ -66,6 +66,11 @@ Examples:
 )
 @click.option("--max-gaussians", type=int, help="The most there may be; a larger initial scene is thinned (1000000).")
 @click.option("--sh-degree", type=int, help="Degree of the spherical harmonics, 0..3 (3).")
+@click.option(
+    "--uncertainty",
+    metavar="PATH",
+    help="Hold back what few views see: off, predict (as --init predict says), or the folder of a trained head (off).",
+)
 @click.option("--average", type=click.Choice(["on", "off"]), help="Output the running average of the parameters (on).")
 @click.option("--no-guard", is_flag=True, help="Trust learned optimizers blindly, and hold out none of few views.")
 @click.option("--test-every", type=int, help="Hold out every n-th photo; 0 none (8).")

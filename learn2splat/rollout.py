@@ -13,7 +13,7 @@ from dataclasses import replace
 import torch
 
 from learn2splat.data.views import ViewSampler
-from learn2splat.densify.base import Growth, ScreenEvidence
+from learn2splat.densify.base import Growth, NoDensifier, ScreenEvidence
 from learn2splat.errors import UserError
 from learn2splat.memory import MemoryLimitError
 from learn2splat.optim.base import (
@@ -27,6 +27,7 @@ from learn2splat.optim.base import (
     to_device,
 )
 from learn2splat.optim.guard import Guard
+from learn2splat.proximal import Proximal, pulled
 from learn2splat.render.base import GradientRequest
 from learn2splat.rollout_state import Outcome, OutcomeKind, RolloutState, StepRecord
 from learn2splat.scene.clusters import clusters
@@ -59,6 +60,8 @@ class Rollout:
         guarded: a learned optimizer leans on its base when it does worse (`learn2splat.optim.guard`), and a run whose
             loss has risen ends with its best scene.
         growth: how the set of Gaussians changes.
+        proximal: a pull towards an initial scene that is added to the loss of every batch; what is reported and what
+            the guard watches is the loss without it. The Gaussians must then stay the same.
     """
 
     def __init__(
@@ -72,6 +75,7 @@ class Rollout:
         probe: Sequence[int] = (),
         guarded: bool = False,
         growth: Growth = Growth(),
+        proximal: Proximal | None = None,
     ) -> None:
         if set(probe) & set(train):
             raise ValueError(f"probe views {sorted(set(probe) & set(train))} are optimised on; leave them out of train")
@@ -82,7 +86,9 @@ class Rollout:
         self.train_cameras = scene_loss.cameras.take(self.train)
         self.extent_world = self.train_cameras.extent_world or 1.0
         self.guarded, self.leans = guarded, guarded and Need.TRUST in optimizer.needs
-        self.by_renderings = Need.RENDERINGS in optimizer.needs
+        self.by_renderings, self.proximal = Need.RENDERINGS in optimizer.needs, proximal
+        if proximal is not None and (self.by_renderings or not isinstance(growth.densifier, NoDensifier)):
+            raise UserError("uncertainty needs densify=none, and an optimizer that goes by gradients")
         if self.by_renderings and growth.densifier.needs_screen:
             raise UserError("this densifier watches gradients and this optimizer uses none: give densify=none or mcmc")
         self.request = GradientRequest(
@@ -181,6 +187,8 @@ class Rollout:
         """The next scene and optimizer state; at a trial, of the learned or of the base optimizer."""
         context, guard = self._context(before, batch, views, sh_degree), before.guard
         grads = self.growth.densifier.penalised(batch.grads, before.scene, self.extent_world)
+        if self.proximal is not None:
+            grads = grads.map(torch.add, self.proximal.gradient(before.scene))
 
         def stepped(trust: float) -> tuple[GaussianScene, OptimizerState]:
             given = replace(context, trust=trust)
@@ -210,6 +218,7 @@ class Rollout:
         return True
 
     def _context(self, state: RolloutState, batch: LossGradient, views: Sequence[int], sh_degree: int) -> StepContext:
+        model = scene_model(self.scene_loss, self.optimizer.needs, state.scene, views, sh_degree)
         return StepContext(
             step=state.step,
             horizon=self.horizon,
@@ -223,7 +232,7 @@ class Rollout:
             neighbours=state.neighbours,
             clusters=state.clusters,
             probe_loss=state.probe_loss if self.probe else None,
-            model=scene_model(self.scene_loss, self.optimizer.needs, state.scene, views, sh_degree),
+            model=pulled(model, self.proximal, state.scene),
             renderings=batch.renderings,
         )
 

@@ -27,7 +27,7 @@ RESUMABLE_CHANGES = {
     "max_memory",
 }
 """Settings that a resumed run may be given anew."""
-TEXT = ("scene", "init", "views", "out", "device", "guard", "lpips")
+TEXT = ("scene", "init", "views", "out", "device", "guard", "lpips", "uncertainty")
 """Settings that are plain text and do not go through Hydra's grammar: paths may hold any character."""
 NAMED = ("optimizer", "densify")
 """Groups of which a setting may name what is no YAML file."""
@@ -126,6 +126,8 @@ def _text(key: str, value: str) -> str:
         return str(Path(value).expanduser().resolve())
     if key == "init" and value.startswith("ply:"):
         return f"ply:{Path(value.removeprefix('ply:')).expanduser().resolve()}"
+    if key == "uncertainty" and value not in ("off", "predict"):
+        return str(Path(value).expanduser().resolve())
     if key == "init" and value.startswith("predict:") and Path(value.removeprefix("predict:")).expanduser().is_dir():
         return f"predict:{Path(value.removeprefix('predict:')).expanduser().resolve()}"
     return value
@@ -162,6 +164,7 @@ def _check(config: DictConfig) -> None:
         "device": (lambda v: v in ("auto", "cpu", "cuda"), "auto, cpu or cuda"),
         "guard": (lambda v: v in ("auto", "on", "lean", "off"), "auto, on, lean or off"),
         "average": (lambda v: isinstance(v, bool), "true or false"),
+        "uncertainty": (lambda v: isinstance(v, str) and v != "", "off, predict or a folder"),
         "out": (lambda v: v is None or (isinstance(v, str) and v.strip() != ""), "a folder"),
     }
     for part in ("optimizer", "renderer", "loss", "sampler", "densify"):

@@ -1,4 +1,4 @@
-"""The scores that choose among weights: held-out PSNR of full rollouts, of predictions, of short refinements."""
+"""The scores that choose among weights: held-out PSNR of rollouts, of predictions, of refinements, of precisions."""
 
 from __future__ import annotations
 
@@ -17,13 +17,15 @@ from learn2splat.eval.protocol import Budgets, Method, run_task
 from learn2splat.eval.store import RowStore
 from learn2splat.eval.task import Task
 from learn2splat.eval.workers import kept_scene
+from learn2splat.evidence import predicted_proximal
 from learn2splat.losses import PhotometricLoss
-from learn2splat.meta.contexts import ContextRanges, PredictedTasks, refinement
+from learn2splat.meta.contexts import ContextRanges, PointTasks, PredictedTasks, refinement
 from learn2splat.meta.learner import roll_out
 from learn2splat.meta.life import begin
 from learn2splat.meta.tasks import Task as MetaTask
 from learn2splat.optim.base import SceneOptimizer
 from learn2splat.predict.base import Initialiser
+from learn2splat.predict.uncertainty import UncertaintyHead
 from learn2splat.predict.views import predicted
 from learn2splat.scene_loss import SceneLoss
 
@@ -152,6 +154,50 @@ class RefinementScore:
                 scores.append(loss.psnr(life.rollout.state.scene, life.held))
                 life.rollout.step()
         return [*scores, loss.psnr(life.rollout.state.scene, life.held)]
+
+
+class UncertaintyScore:
+    """Mean held-out PSNR in dB over the steps of optimisations that predicted precisions hold back.
+
+    Args:
+        config, renderer, device: see `Score`.
+        ranges: the tasks, the same in every validation.
+        optimizer: configuration of the optimizer.
+        steps: after which to evaluate; the last is the horizon.
+    """
+
+    def __init__(
+        self,
+        ranges: PointTasks,
+        optimizer: SceneOptimizer,
+        steps: Sequence[int],
+        config: DictConfig,
+        renderer: DictConfig,
+        device: str = "cpu",
+    ) -> None:
+        self.ranges, self.optimizer, self.steps, self.config = ranges, optimizer, tuple(steps), config
+        self.renderer, self.device = build(renderer), device
+
+    @cached_property
+    def tasks(self) -> list[MetaTask]:
+        return [self.ranges.draw(scene, generator) for scene, generator in _scenes(self.config)]
+
+    def __call__(self, head: UncertaintyHead) -> float:
+        curves = [self.curve(head, task) for task in self.tasks]
+        return sum(sum(curve) for curve in curves) / len(curves) / len(self.steps)
+
+    def curve(self, head: UncertaintyHead | None, task: MetaTask) -> list[float]:
+        """PSNR of the output at ``steps``, without precisions when there is no head."""
+        life = begin(task, self.optimizer, self.renderer, self.steps[-1], self.device)
+        rollout, loss = life.rollout, life.rollout.scene_loss
+        rollout.horizon = self.steps[-1]
+        if head is not None:
+            rollout.proximal = predicted_proximal(head, loss, rollout.state.scene, rollout.train)
+        return [
+            loss.psnr(rollout.state.output, life.held)
+            for record in rollout.run(self.steps[-1])
+            if record.step in self.steps
+        ]
 
 
 def _scenes(config: DictConfig) -> Iterator[tuple[SceneData, torch.Generator]]:

@@ -30,6 +30,7 @@ from learn2splat.run_folder import RunFolder, machine
 from learn2splat.scene.gaussians import GaussianScene
 from learn2splat.scene.ply import write_ply
 from learn2splat.start import start_scene
+from learn2splat.uncertainty import OFF, chosen_proximal
 from learn2splat.video import mp4
 
 PROBED_STEPS = 500
@@ -122,28 +123,38 @@ class Session:
         sampler = build(
             config.sampler, cameras=data.cameras, views=self.train, batch=config.batch_views, seed=config.seed
         )
+        initial = None if resume and config.uncertainty == OFF else self._initial(device)
         if resume:
             assert folder is not None
             state = folder.load_checkpoint(sampler, device)
         else:
-            scene = start_scene(
-                data,
-                self.train,
-                str(config.init),
-                sh_degree=config.sh_degree,
-                random_count=config.init_gaussians,
-                max_gaussians=config.max_gaussians,
-                seed=config.seed,
-            )
-            state = RolloutState.start(scene.to(device), optimizer, config.average, densifier)
+            assert initial is not None
+            state = RolloutState.start(initial, optimizer, config.average, densifier)
+        proximal = None
+        if initial is not None:
+            proximal = chosen_proximal(config.uncertainty, str(config.init), self.scene_loss, initial, self.train)
         guarded = config.guard != "off"
         self.rollout = Rollout(
-            self.scene_loss, self.train, optimizer, sampler, state, horizon, self.probe, guarded, growth
+            self.scene_loss, self.train, optimizer, sampler, state, horizon, self.probe, guarded, growth, proximal
         )
         self.metrics = folder.read_metrics(state.step) if folder is not None and resume else []
         self.records: list[StepRecord] = []
         self.interventions: list[str] = []  # what a person changed while it ran
         self._evaluated: tuple[GaussianScene, dict[int, Scores]] | None = None
+
+    def _initial(self, device: torch.device) -> GaussianScene:
+        """Where the run starts; a resumed run with uncertainty needs it again, and finds the same."""
+        config = self.config
+        scene = start_scene(
+            self.data,
+            self.train,
+            str(config.init),
+            sh_degree=config.sh_degree,
+            random_count=config.init_gaussians,
+            max_gaussians=config.max_gaussians,
+            seed=config.seed,
+        )
+        return scene.to(device)
 
     def run(self, listener: Listener, stop: Callable[[], bool]) -> Result:
         """Run to the end, evaluating on the way and writing files when there is a folder."""

@@ -23,7 +23,8 @@ from learn2splat.meta.progress import Progress
 from learn2splat.meta.report import ReportWriter
 from learn2splat.meta.tensorboard import EventWriter
 from learn2splat.meta.train import MetaTrainer
-from learn2splat.optim.learned.pretrained import INITIALISER, KIND, load_pretrained, save_pretrained
+from learn2splat.optim.learned.pretrained import INITIALISER, KIND, UNCERTAINTY, load_pretrained, save_pretrained
+from learn2splat.predict.uncertainty import UncertaintyHead
 from learn2splat.run_folder import command
 from learn2splat.scoring import scene_names
 
@@ -140,6 +141,8 @@ def _freeze_all_but(parts: Sequence[str], trained: torch.nn.Module) -> None:
 
 def _kind(trained: torch.nn.Module) -> str:
     """What ``trained`` is: also the name of its folder, in that of its training."""
+    if isinstance(trained, UncertaintyHead):
+        return UNCERTAINTY
     return KIND if hasattr(trained, "update") else INITIALISER
 
 

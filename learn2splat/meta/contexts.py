@@ -7,12 +7,13 @@ from dataclasses import dataclass, replace
 import torch
 
 from learn2splat.data.base import SceneData
-from learn2splat.data.resize import shrink
+from learn2splat.data.resize import PhotoStack, shrink
 from learn2splat.data.views import farthest_point_order, view_features
 from learn2splat.meta.tasks import Task
 from learn2splat.predict.base import Initialiser
 from learn2splat.predict.views import predicted
 from learn2splat.scene.gaussians import GaussianScene
+from learn2splat.scene.initialise import initial_scene
 
 
 @dataclass(frozen=True)
@@ -75,3 +76,56 @@ class PredictedTasks:
 def refinement(data: SceneData, predicted: GaussianScene, seed: int) -> Task:
     """The task to go on from ``predicted`` with the views that an initialiser was shown, all of them at every step."""
     return Task(data, predicted, torch.zeros(3), batch_views=len(data.train), seed=seed)
+
+
+@dataclass(frozen=True)
+class PointTasks:
+    """Tasks that begin at sparse points, or at random ones where there are none.
+
+    Args:
+        contexts: their views.
+        gaussians: most of them.
+        sh_degree: of their harmonics.
+        share_corrupted: how often one context view is not what the others show.
+    """
+
+    contexts: ContextRanges
+    gaussians: int = 500
+    sh_degree: int = 1
+    share_corrupted: float = 0.0
+
+    def draw(self, scene: SceneData, generator: torch.Generator) -> Task:
+        """A task whose held-out views are the targets."""
+        data = self.contexts.draw(scene, generator)
+        seed = int(torch.randint(2**31, (), generator=generator))
+        if float(torch.rand((), generator=generator)) < self.share_corrupted:
+            data = corrupted(data, data.train[seed % len(data.train)], seed)
+        initial = initial_scene(
+            data,
+            data.train,
+            sh_degree=self.sh_degree,
+            random_count=self.gaussians,
+            max_gaussians=self.gaussians,
+            seed=seed,
+        )
+        return refinement(data, initial, seed)
+
+
+PATCH = 0.5
+"""Side of a corrupted patch, relative to the photo's."""
+
+
+def corrupted(data: SceneData, view: int, seed: int) -> SceneData:
+    """``data`` with a patch of the photo of ``view`` replaced by one colour, at a place that ``seed`` tells."""
+    generator = torch.Generator().manual_seed(seed)
+    photo = data.photos[view].clone()
+    height, width = (round(PATCH * side) for side in photo.shape[:2])
+    top, left = (
+        int(torch.randint(photo.shape[axis] - side + 1, (), generator=generator))
+        for axis, side in ((0, height), (1, width))
+    )
+    color = torch.randint(256, (3,), generator=generator, dtype=torch.uint8)
+    photo[top : top + height, left : left + width, :3] = color
+    photos = [data.photos[v] for v in range(len(data.photos))]
+    photos[view] = photo
+    return replace(data, photos=PhotoStack(tuple(photos)))

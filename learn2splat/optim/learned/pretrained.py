@@ -14,7 +14,7 @@ from learn2splat import checkpoint
 from learn2splat.config import build
 from learn2splat.errors import UserError
 
-KIND, INITIALISER = "optimizer", "initialiser"
+KIND, INITIALISER, UNCERTAINTY = "optimizer", "initialiser", "uncertainty"
 SHIPPED = Path(__file__).resolve().parents[2] / "weights"
 """Folder of what comes with the package."""
 

@@ -1,0 +1,97 @@
+"""What the context views say about each Gaussian before anything is optimised: what precision is predicted from."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from learn2splat.losses import PhotometricLoss
+from learn2splat.predict.uncertainty import GROUPS, UncertaintyHead, by_group
+from learn2splat.proximal import Proximal
+from learn2splat.render.base import GradientRequest
+from learn2splat.residuals import Residuals, RootPhotometric, SquaredError
+from learn2splat.scene.footprint import pixel_footprint_world
+from learn2splat.scene.gaussians import SH_C0, GaussianScene
+from learn2splat.scene_loss import SceneLoss
+from learn2splat.scene_model import SceneModel
+
+TINY = 1e-12
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """Of N Gaussians and V context views.
+
+    Args:
+        views: [N] how many views see a Gaussian, (sum c)^2 / sum c^2 of its contributions c to them; 0 without any.
+        features: [N, `learn2splat.predict.uncertainty.FEATURES`], free of the scale of the world and of the loss.
+        curvature: mean of diag(J^T B J) over the Gaussians, one number per entry of `GROUPS`.
+    """
+
+    views: Tensor
+    features: Tensor
+    curvature: Tensor
+
+
+@torch.no_grad()
+def evidence(scene_loss: SceneLoss, residuals: Residuals, scene: GaussianScene, views: Sequence[int]) -> Evidence:
+    """Look at ``scene`` from ``views``.
+
+    Args:
+        scene_loss: photos, renderer and background.
+        residuals: the loss whose curvature is meant.
+        scene: N Gaussians.
+        views: the context.
+    """
+    scene = scene.detach()
+    diagonal = SceneModel(scene_loss, residuals, scene, views).diagonal()
+    own = torch.stack([part.mean(dim=1) for part in by_group(diagonal)], dim=1)
+    own[:, GROUPS.index("quats")] = own[:, GROUPS.index("log_scales")]  # round Gaussians have none in their rotation
+    curvature = own.mean(dim=0).clamp_min(TINY)
+    seen = _contributions(scene_loss, scene, views)
+    total, squares = seen.sum(dim=0), seen.square().sum(dim=0)
+    effective = torch.where(squares > 0, total.square() / squares.clamp_min(TINY), 0.0)
+    footprint = pixel_footprint_world(
+        scene.means, scene_loss.cameras.take(list(views)), scene_loss.renderer.settings.near
+    )
+    sizes = scene.log_scales.mean(dim=1) - footprint.log()
+    longest = scene.log_scales.amax(dim=1) - scene.log_scales.mean(dim=1)
+    known = [effective / 3, 1 / (1 + effective), sizes, longest, scene.logit_opacities / 3, total.log1p()]
+    relative = (own / curvature + 1e-3).log() / 3
+    agreement = _agreement(scene_loss, scene, views)
+    return Evidence(effective, torch.cat([torch.stack(known, dim=1), relative, agreement], dim=1), curvature)
+
+
+def predicted_proximal(
+    head: UncertaintyHead, scene_loss: SceneLoss, scene: GaussianScene, views: Sequence[int]
+) -> Proximal:
+    """The pull towards ``scene`` that ``head`` predicts for the loss of ``scene_loss``."""
+    loss = scene_loss.loss
+    residuals = RootPhotometric(loss) if isinstance(loss, PhotometricLoss) else SquaredError()
+    found = evidence(scene_loss, residuals, scene, views)
+    with torch.no_grad():
+        precision = head(found.features, found.curvature).scene(scene)
+    return Proximal(scene, precision)
+
+
+def _contributions(scene_loss: SceneLoss, scene: GaussianScene, views: Sequence[int]) -> Tensor:
+    """[V, N] sum of blending weights in pixels."""
+    plain = replace(scene, sh=torch.zeros_like(scene.sh[:, :1]))  # grey: no colour is clamped
+    rows = []
+    for view in views:
+        cameras = scene_loss.cameras.take([view])
+        output, pullback = scene_loss.renderer.linearise(plain, cameras)
+        rows.append(pullback(torch.ones_like(output.image)).scene.sh[:, 0].mean(dim=-1) / SH_C0)
+    return torch.stack(rows)
+
+
+def _agreement(scene_loss: SceneLoss, scene: GaussianScene, views: Sequence[int]) -> Tensor:
+    """[N, groups] |sum g|^2 / (V sum |g|^2) of the views' gradients g: 1 where all pull alike, 0 where they cancel."""
+    found = scene_loss.gradient(scene, views, GradientRequest(view_squares=True))
+    assert found.view_squares is not None
+    together = torch.stack([part.square().sum(dim=1) for part in by_group(found.grads)], dim=1)
+    apart = torch.stack([part.sum(dim=1) for part in by_group(found.view_squares)], dim=1)
+    return torch.where(apart > 0, together / (len(views) * apart).clamp_min(torch.finfo(apart.dtype).tiny), 0.0)

@@ -1,0 +1,64 @@
+"""Training of precisions through the optima that they lead to (Diff3R, arXiv 2604.01030)."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+
+from learn2splat.evidence import evidence
+from learn2splat.implicit import InnerProblem, Report, Solver, optimum
+from learn2splat.losses import PhotometricLoss
+from learn2splat.meta.estimator import Memoryless, TaskSource
+from learn2splat.meta.tasks import Task
+from learn2splat.predict.uncertainty import UncertaintyHead
+from learn2splat.render.base import Renderer
+from learn2splat.scene_loss import SceneLoss
+
+
+class ImplicitEstimator(Memoryless):
+    """Optimises the context views to a stationary point, judges that on held-out views, and pulls the gradient back.
+
+    Args:
+        tasks: one per optimisation.
+        renderer: the rasteriser.
+        solver: of the inner problem and of its adjoint.
+        device: where to optimise.
+    """
+
+    def __init__(
+        self, tasks: TaskSource[Task], renderer: Renderer, solver: Solver = Solver(), device: str = "cpu"
+    ) -> None:
+        self.tasks, self.renderer, self.solver, self.device = tasks, renderer, solver, device
+
+    def accumulate(
+        self, head: UncertaintyHead, samples: int, progress: float, generator: torch.Generator
+    ) -> dict[str, float]:
+        head.train()
+        found = [self._one(head, samples, self.tasks.draw(generator)) for _ in range(samples)]
+        head.eval()
+        solved = [report for _, report in found if report.pcg is not None]
+        return {
+            "loss": sum(loss for loss, _ in found) / samples,
+            "deaths": samples - len(solved),
+            "stationarity": _mean([report.stationarity for report in solved]),
+            "weight": _mean([report.weight for report in solved]),
+            "pcg_iterations": _mean([float(report.pcg.iterations) for report in solved if report.pcg]),
+            "pcg_residual": _mean([report.pcg.residuals[-1] for report in solved if report.pcg]),
+        }
+
+    def _one(self, head: UncertaintyHead, samples: int, task: Task) -> tuple[float, Report]:
+        """Held-out loss of one scene, and the report of its layer; nothing is added when the loss is not finite."""
+        on = SceneLoss(task.data, self.renderer, PhotometricLoss(), task.background, self.device)
+        problem, initial = InnerProblem(on, task.data.train), task.initial.to(self.device)
+        seen = evidence(on, problem.residuals, initial, task.data.train)
+        precision = head(seen.features, seen.curvature).scene(initial)
+        scene, report = optimum(initial, precision, problem, self.solver)
+        judged = on.gradient(scene.detach(), task.data.test)
+        if math.isfinite(judged.loss):
+            torch.autograd.backward(scene.tensors(), [grad / samples for grad in judged.grads.tensors()])
+        return judged.loss, report
+
+
+def _mean(values: list[float]) -> float:
+    return sum(values) / len(values) if values else math.nan

@@ -1,0 +1,84 @@
+"""A head that predicts how much each parameter of each Gaussian is to be trusted: the Lambda of Diff3R."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from learn2splat.scene.gaussians import GaussianScene
+
+GROUPS = ("means", "log_scales", "quats", "logit_opacities", "sh0", "shN")
+"""Groups of parameters that share one precision in a Gaussian."""
+FEATURES = 6 + 2 * len(GROUPS)
+"""Numbers per Gaussian that it is predicted from (`learn2splat.evidence.Evidence.features`)."""
+LEAST = 1e-2
+"""Floor of a precision, in units of its group's mean curvature: far below it optima are neither found nor
+differentiated well, and the anchor gets no gradient."""
+MOST = 1e3
+"""Upper bound, likewise: there nothing moves."""
+
+
+@dataclass(frozen=True)
+class GroupPrecision:
+    """One precision per Gaussian and group.
+
+    Args:
+        by_group: [N, groups], positive, in units of the loss per squared unit of the parameter.
+    """
+
+    by_group: Tensor
+
+    def scene(self, like: GaussianScene) -> GaussianScene:
+        """The same in the shapes of ``like``."""
+        means, log_scales, quats, logit_opacities, sh0, shN = (
+            column.to(like.means.dtype) for column in self.by_group.unbind(dim=1)
+        )
+        sh = torch.cat([sh0[:, None], shN[:, None].expand(-1, like.sh.shape[1] - 1)], dim=1)
+        return GaussianScene(
+            means[:, None].expand_as(like.means).contiguous(),
+            log_scales[:, None].expand_as(like.log_scales).contiguous(),
+            quats[:, None].expand_as(like.quats).contiguous(),
+            logit_opacities.contiguous(),
+            sh[..., None].expand_as(like.sh).contiguous(),
+        )
+
+
+class UncertaintyHead(nn.Module):
+    """Evidence about a Gaussian -> precision of its parameters, relative to the mean curvature of the loss.
+
+    Diff3R (arXiv 2604.01030) adds such an output to its feed-forward network. This one stands beside any source of
+    Gaussians, since all it looks at can be measured on them. Relative to the curvature, a precision suits any loss,
+    number of pixels and unit of length. Untrained it is ``start`` everywhere.
+
+    Args:
+        width: of the two hidden layers.
+        start: untrained precision, in units of the group's mean curvature.
+    """
+
+    def __init__(self, width: int = 32, start: float = 1.0) -> None:
+        super().__init__()
+        if not LEAST < start < MOST:
+            raise ValueError(f"start is {start}; it must lie between {LEAST} and {MOST}")
+        last = nn.Linear(width, len(GROUPS))
+        self.layers = nn.Sequential(nn.Linear(FEATURES, width), nn.GELU(), nn.Linear(width, width), nn.GELU(), last)
+        nn.init.zeros_(last.weight)
+        nn.init.constant_(last.bias, math.log(start - LEAST))
+
+    def forward(self, features: Tensor, curvature: Tensor) -> GroupPrecision:
+        """Precisions from features [N, FEATURES] and mean curvatures [groups]; differentiable in the weights."""
+        relative = (
+            self.layers(features.to(curvature.device, next(self.parameters()).dtype)).clamp_max(math.log(MOST)).exp()
+            + LEAST
+        )
+        return GroupPrecision(relative * curvature.to(relative))
+
+
+def by_group(scene: GaussianScene) -> tuple[Tensor, ...]:
+    """[N, entries] per entry of `GROUPS`; without higher harmonics, the last is a column of zeros."""
+    rest = scene.sh[:, 1:].flatten(1)
+    if rest.shape[1] == 0:
+        rest = torch.zeros_like(scene.logit_opacities)[:, None]
+    return (scene.means, scene.log_scales, scene.quats, scene.logit_opacities[:, None], scene.sh[:, 0], rest)

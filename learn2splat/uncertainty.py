@@ -1,0 +1,62 @@
+"""The pull that a run is asked for: what ``--uncertainty`` means."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from learn2splat import checkpoint
+from learn2splat.errors import UserError
+from learn2splat.evidence import predicted_proximal
+from learn2splat.optim.learned.pretrained import UNCERTAINTY, load_pretrained
+from learn2splat.predict import saved
+from learn2splat.predict.base import Prediction
+from learn2splat.predict.uncertainty import UncertaintyHead
+from learn2splat.predict.views import predicted
+from learn2splat.proximal import Proximal
+from learn2splat.scene.gaussians import GaussianScene
+from learn2splat.scene_loss import SceneLoss
+from learn2splat.start import PREDICT, load_initialiser
+
+OFF = "off"
+
+
+def chosen_proximal(
+    kind: str, init: str, scene_loss: SceneLoss, initial: GaussianScene, train: Sequence[int]
+) -> Proximal | None:
+    """The pull towards ``initial``, or None for "off".
+
+    Args:
+        kind: "off"; "predict": what the initialiser of ``init`` says; the folder of a trained head or of a prediction.
+        init: how the initial scene was made.
+        scene_loss: photos, renderer and loss of the run.
+        initial: where it starts, N Gaussians.
+        train: views that are optimised on.
+
+    Raises:
+        UserError: there is no such folder, or no precision that belongs to ``initial``.
+    """
+    if kind == OFF:
+        return None
+    if kind == PREDICT:
+        name, _, folder = init.partition(":")
+        if name != PREDICT:
+            raise UserError("uncertainty=predict needs --init predict[:FOLDER]; else give the folder of a trained head")
+        return _of(predicted(scene_loss.data, train, load_initialiser(folder)), initial, init)
+    path = Path(kind)
+    if path.is_dir() and checkpoint.kind_of(path) == saved.KIND:
+        return _of(saved.SavedPrediction(path).prediction, initial, kind)
+    head = load_pretrained(kind, UNCERTAINTY)
+    assert isinstance(head, UncertaintyHead)
+    return predicted_proximal(head.to(scene_loss.device), scene_loss, initial, train)
+
+
+def _of(prediction: Prediction, initial: GaussianScene, where: str) -> Proximal:
+    """The pull that ``prediction`` holds, in the degree of harmonics of ``initial``; new harmonics are not pulled."""
+    if prediction.precision is None:
+        raise UserError(f"{where}: it predicts no uncertainty; train a head with `l2s meta-train experiment=implicit`")
+    if len(prediction.precision) != len(initial):
+        counts = f"{len(prediction.precision)} Gaussians, the run starts with {len(initial)}"
+        raise UserError(f"{where}: its uncertainty is of {counts}; leave out --max-gaussians")
+    precision = prediction.precision.with_sh_degree(initial.sh_degree)
+    return Proximal(initial, precision.to(initial.means.device, initial.means.dtype))

@@ -1,0 +1,108 @@
+"""What learned precisions do for optimisation from three views, on scenes that they were not trained on.
+
+    python scripts/uncertainty.py outputs/meta/implicit/uncertainty --rows uncertainty.jsonl --scenes 10
+
+Four runs per procedural scene, from the same points: with and without precisions, on clean photos and with a patch of
+one context photo replaced. Runs that are in the file are not made again. Printed: held-out PSNR against steps, what is
+lost after the peak, what is lost by the patch, and the rank correlation of precision with the number of views.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from scipy.stats import spearmanr
+
+from learn2splat.config import build, compose
+from learn2splat.data.sources import load_scene
+from learn2splat.evidence import evidence
+from learn2splat.losses import PhotometricLoss
+from learn2splat.meta.contexts import PointTasks
+from learn2splat.meta.tasks import Task
+from learn2splat.optim.learned.pretrained import UNCERTAINTY, load_pretrained
+from learn2splat.predict.uncertainty import GROUPS, UncertaintyHead
+from learn2splat.residuals import RootPhotometric
+from learn2splat.scene_loss import SceneLoss
+from learn2splat.scoring import UncertaintyScore
+
+
+def correlations(head: UncertaintyHead, score: UncertaintyScore, task: Task) -> list[float]:
+    """Spearman's, of each group's precision with minus the number of views, over the Gaussians that a view sees."""
+    loss = SceneLoss(task.data, score.renderer, PhotometricLoss())
+    seen = evidence(loss, RootPhotometric(PhotometricLoss()), task.initial, task.data.train)
+    with torch.no_grad():
+        precision = head(seen.features, seen.curvature).by_group
+    drawn = seen.views > 0
+    return [float(spearmanr(column[drawn], -seen.views[drawn]).statistic) for column in precision.unbind(dim=1)]
+
+
+def measured(head: UncertaintyHead, score: UncertaintyScore, ranges: PointTasks, name: str) -> dict[str, Any]:
+    """One row."""
+    data = load_scene(name, test_every=0)
+    row: dict[str, Any] = {"scene": name}
+    for which, share in (("clean", 0.0), ("corrupted", 1.0)):
+        task = replace(ranges, share_corrupted=share).draw(data, torch.Generator().manual_seed(0))
+        row |= {f"{which}/off": score.curve(None, task), f"{which}/on": score.curve(head, task)}
+        row["gaussians"] = len(task.initial)
+        if which == "clean":
+            row["correlations"] = correlations(head, score, task)
+    return row
+
+
+def summary(rows: list[dict[str, Any]], steps: list[int]) -> str:
+    """Means over scenes with standard errors."""
+
+    def mean(values: list[float]) -> str:
+        found = torch.tensor(values, dtype=torch.float64)
+        error = float(found.std()) / math.sqrt(len(values)) if len(values) > 1 else math.nan
+        return f"{float(found.mean()):+.3f} +- {error:.3f}"
+
+    lines = [f"{len(rows)} scenes", "run            " + "".join(f"{step:>8}" for step in steps)]
+    for run in ("clean/off", "clean/on", "corrupted/off", "corrupted/on"):
+        curve = torch.tensor([row[run] for row in rows]).mean(dim=0)
+        lines.append(f"{run:<15}" + "".join(f"{value:8.2f}" for value in curve.tolist()))
+    for which in ("off", "on"):
+        falls = [max(row[f"clean/{which}"]) - row[f"clean/{which}"][-1] for row in rows]
+        drops = [row[f"clean/{which}"][-1] - row[f"corrupted/{which}"][-1] for row in rows]
+        lines.append(f"{which}: end below the peak {mean(falls)} dB, lost by the patch {mean(drops)} dB")
+    lines.append(f"end, on - off: {mean([row['clean/on'][-1] - row['clean/off'][-1] for row in rows])} dB")
+    for number, group in enumerate(GROUPS):
+        found = [row["correlations"][number] for row in rows if math.isfinite(row["correlations"][number])]
+        lines.append(f"rank correlation of precision with few views, {group}: {mean(found) if found else 'none'}")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("head", help="folder of the trained head")
+    parser.add_argument("--rows", type=Path, required=True, help="file of finished scenes, one JSON line each")
+    parser.add_argument("--scenes", type=int, default=10)
+    parser.add_argument("--first-seed", type=int, default=500000)
+    parser.add_argument("--steps", default="20,50,100,200,500,1000", help="after which to evaluate")
+    parser.add_argument("overrides", nargs="*", help="of configs/meta_train.yaml, e.g. ranges.gaussians=150")
+    arguments = parser.parse_intermixed_args()
+    torch.set_num_threads(1)
+    steps = [int(step) for step in arguments.steps.split(",")]
+    config = compose("meta_train", ["experiment=implicit", *arguments.overrides])
+    config.score.steps = steps
+    score = build(config.score, config=config.validation, renderer=config.renderer)
+    head = load_pretrained(arguments.head, UNCERTAINTY)
+    assert isinstance(head, UncertaintyHead)
+    rows = [json.loads(line) for line in arguments.rows.read_text().splitlines()] if arguments.rows.exists() else []
+    for seed in range(arguments.first_seed, arguments.first_seed + arguments.scenes):
+        name = f"procedural:seed={seed},views={config.validation.views},width={config.validation.width}"
+        if name not in {row["scene"] for row in rows}:
+            rows.append(measured(head, score, score.ranges, name))
+            with arguments.rows.open("a") as stream:
+                stream.write(json.dumps(rows[-1]) + "\n")
+    print(summary(rows, steps))
+
+
+if __name__ == "__main__":
+    main()

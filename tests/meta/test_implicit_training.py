@@ -1,0 +1,70 @@
+"""Training of precisions: resume to the bit, weights that move, corrupted views."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from learn2splat import native
+from learn2splat.config import build, compose
+from learn2splat.implicit import Solver
+from learn2splat.meta.contexts import ContextRanges, PointTasks, corrupted
+from learn2splat.meta.estimator import TaskSource
+from learn2splat.meta.implicit import ImplicitEstimator
+from learn2splat.meta.settings import TrainSettings
+from learn2splat.meta.train import MetaTrainer
+from learn2splat.predict.uncertainty import UncertaintyHead
+from learn2splat.render.cpu import CpuRenderer
+from tests.test_rollout import capture
+
+needs_library = pytest.mark.skipif(native.library() is None, reason=f"no compiled library: {native.why_missing()}")
+RANGES = PointTasks(ContextRanges(views=(2, 2), targets=2, long_side=(16, 24)), gaussians=12, share_corrupted=0.5)
+SETTINGS = TrainSettings(meta_steps=4, samples=1, validate_every=2, checkpoint_seconds=1e9, lr=1e-2, warm_up=1)
+
+
+def training(folder: Path) -> MetaTrainer:
+    torch.manual_seed(0)
+    solver = Solver(first_steps=3, last_steps=3, stationary=1.0)
+    estimator = ImplicitEstimator(TaskSource([capture()], RANGES), CpuRenderer(), solver)
+    return MetaTrainer(UncertaintyHead(width=8), estimator, SETTINGS, folder, lambda _: 0.0)
+
+
+@needs_library
+def test_resumed_training_is_the_same_to_the_bit(tmp_path: Path) -> None:
+    straight = training(tmp_path / "straight")
+    before = {name: tensor.clone() for name, tensor in straight.optimizer.state_dict().items()}
+    straight.run()
+    first = training(tmp_path / "cut")
+    first.run(stop=lambda: first.progress.meta_step == 2)
+    second = training(tmp_path / "cut")
+    second.run()
+    after = straight.optimizer.state_dict()
+    for name, tensor in second.optimizer.state_dict().items():
+        assert torch.equal(tensor, after[name]), name
+        assert not torch.equal(tensor, before[name]), name
+    row = straight.progress.history[-1]
+    assert 0 < row["weight"] <= 1
+    assert row["stationarity"] < float("inf")
+    assert row["pcg_iterations"] >= 1
+    assert row["deaths"] == 0
+
+
+def test_one_patch_of_one_photo_is_corrupted() -> None:
+    clean = capture()
+    data = corrupted(clean, 3, seed=5)
+    for view in range(len(clean.photos)):
+        same = bool((data.photos[view] == clean.photos[view]).all())
+        assert same == (view != 3)
+    changed = (data.photos[3] != clean.photos[3]).any(dim=-1)
+    assert float(changed.double().mean()) <= 0.26
+    assert torch.equal(corrupted(clean, 3, seed=5).photos[3], data.photos[3])
+
+
+def test_the_experiment_is_built_from_its_configuration() -> None:
+    config = compose("meta_train", ["experiment=implicit"])
+    tasks = TaskSource([capture()], build(config.ranges))
+    assert isinstance(build(config.trainee), UncertaintyHead)
+    estimator = build(config.estimator, tasks=tasks, renderer=CpuRenderer(), device="cpu")
+    assert estimator.solver.stationary == config.estimator.solver.stationary
