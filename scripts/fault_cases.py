@@ -187,3 +187,25 @@ def chunk(folder: Path) -> None:
     row = torch.tensor([[0.8, 1.4, 0.5, 0.5, 0, 0, 1, 0, 0, 0, 0, 1, 0, 0, 0, 0, 1, 2.0]] * 2)
     encoded = torch.frombuffer(bytearray(photo(folder).read_bytes()), dtype=torch.uint8).clone()
     torch.save([{"key": "a", "cameras": row, "images": [encoded, encoded]}], folder / "a.torch")
+
+
+SCENE = "procedural:seed=3,views=4,width=32"
+MADE = ["optimize", "--scene", SCENE, "--optimizer", "adam", "--steps", "2", "--out", "run", *SMALL]
+BINARY = [part if part != "scene" else "binary" for part in OPTIMIZE]
+EXPORT = ["scene", "export", "a.ply", "a.splat"]
+AGAIN = r"copy the file again or export the model anew"
+JSON_AGAIN = "export the file anew"
+RESUME = ["optimize", "--out", "run", "--resume", "--steps", "3"]
+
+
+def run_first(folder: Path) -> None:
+    """A finished run of two steps, to be resumed."""
+    from learn2splat.api import open_session
+    from learn2splat.session import Listener
+
+    given = {"scene": SCENE, "steps": 2, "max_size": 32, "max_gaussians": 50, "sh_degree": 0}
+    open_session(given | {"optimizer": "adam", "out": folder / "run"}).run(Listener(), lambda: False)
+
+
+def ply(header: str, body: bytes = b"") -> bytes:
+    return f"ply\nformat binary_little_endian 1.0\n{header}end_header\n".encode() + body

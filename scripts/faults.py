@@ -28,6 +28,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 import fault_catalogue  # noqa: F401  (adds the cases)
+import fault_catalogue_runs  # noqa: F401
 from fault_cases import CASES, Case, sound
 
 from learn2splat.cli import cli, run
