@@ -56,14 +56,15 @@ class Capture:
         return evaluate(scene, self.loss, self.test or self.train, self.metrics)
 
     def explained(self, scene: GaussianScene, view: int, scores: Scores) -> ReportView:
-        """An evaluated view of ``scene`` with its photo, rendering and expected depth."""
+        """An evaluated view of ``scene`` with its photo and rendering, black where masked, and expected depth."""
         cameras, background = self.loss.cameras.take([view]), self.loss.background
         with torch.no_grad():
             found = self.renderer.render(scene, cameras, background=background, depth=True)
         assert found.depth is not None
         depth = torch.where(found.alpha > 0.5, found.depth / found.alpha, torch.nan)[0].cpu()
         photo = self.loss.photos([view])[0].cpu()
-        return ReportView(self.name(view), photo, found.image[0].clamp(0, 1).cpu(), depth, scores)
+        image = self.loss.masked(found.image, [view])[0].clamp(0, 1).cpu()
+        return ReportView(self.name(view), photo, image, depth, scores)
 
     def film(self, scene: GaussianScene, path: Cameras) -> Iterator[Tensor]:
         """Pictures [H, W, 3] in 0..1 of ``scene`` along a path, on the CPU."""
