@@ -21,7 +21,7 @@ from learn2splat.scene_loss import SceneLoss
 
 
 class Capture:
-    """Photos, split, renderer and metrics of one configuration.
+    """Photos, split, renderer and metrics of one configuration; ``notes`` say which metrics cannot be had, and why.
 
     Args:
         config: as composed from ``configs/optimize.yaml``.
@@ -43,8 +43,7 @@ class Capture:
         self.device, self.renderer = device_and_renderer(config)
         background = torch.tensor(list(config.background), dtype=torch.float32)
         self.loss = SceneLoss(data, self.renderer, build(config.loss), background, self.device)
-        self.metrics, missing = all_metrics(config.get("lpips"))
-        self.warnings = [*data.warnings, *missing]
+        self.metrics, self.notes = all_metrics(config.get("lpips"))
 
     @property
     def split(self) -> str:

@@ -244,7 +244,8 @@ class Session:
                 "base_steps": state.guard.base_steps,
                 "seconds": state.guard.seconds,
             },
-            "warnings": [*self.capture.warnings, *self.interventions],
+            "warnings": [*self.data.warnings, *self.interventions],
+            "notes": self.capture.notes,
             "machine": machine(),
         }
         path = sized(tour(self.data.cameras, FILM_FRAMES), FILM_PX)

@@ -13,7 +13,7 @@ from learn2splat.cameras import Cameras
 from learn2splat.data.base import SceneData
 from learn2splat.data.photos import LazyPhotos
 from learn2splat.data.posed import abbreviated
-from learn2splat.scene.initialise import random_points
+from learn2splat.scene.random_points import random_points
 
 FEW_VIEWS = 3
 LEAST_OVERLAP = 0.2
