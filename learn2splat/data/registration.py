@@ -60,11 +60,11 @@ class Registration:
         )
 
     def _pieces(self) -> str:
-        if self.pieces <= 1 or self._few():
+        if self.pieces <= 1 or not self.missing or self._few():
             return ""
         return (
-            f"the photos fell into {self.pieces} pieces, of which the largest was written: where they overlap, poses "
-            "may be wrong. Add photos that show what the pieces have in common."
+            f"the photos fell into {self.pieces} pieces, of which the largest was written (not in it: "
+            f"{abbreviated(self.missing, 4)}). Add photos that show what the pieces have in common."
         )
 
     def _inexact(self) -> str:
