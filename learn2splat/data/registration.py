@@ -60,8 +60,14 @@ class Registration:
         )
 
     def _pieces(self) -> str:
-        if self.pieces <= 1 or not self.missing or self._few():
+        if self.pieces <= 1 or self._few():
             return ""
+        if not self.missing:
+            return (
+                f"{self.pieces} beginnings were needed until all photos fitted together, so that the poses, and the "
+                "focal length with them, may be inexact. More photos help, sideways steps between them, and a focal "
+                "length in their EXIF data."
+            )
         return (
             f"the photos fell into {self.pieces} pieces, of which the largest was written (not in it: "
             f"{abbreviated(self.missing, 4)}). Add photos that show what the pieces have in common."
