@@ -21,7 +21,7 @@ from learn2splat.scene_loss import SceneLoss
 
 
 class Capture:
-    """Photos, split, renderer and metrics of one configuration.
+    """Photos, split, renderer and metrics of one configuration; ``notes`` say which metrics cannot be had, and why.
 
     Args:
         config: as composed from ``configs/optimize.yaml``.
@@ -43,8 +43,7 @@ class Capture:
         self.device, self.renderer = device_and_renderer(config)
         background = torch.tensor(list(config.background), dtype=torch.float32)
         self.loss = SceneLoss(data, self.renderer, build(config.loss), background, self.device)
-        self.metrics, missing = all_metrics(config.get("lpips"))
-        self.warnings = [*data.warnings, *missing]
+        self.metrics, self.notes = all_metrics(config.get("lpips"))
 
     @property
     def split(self) -> str:
@@ -56,14 +55,15 @@ class Capture:
         return evaluate(scene, self.loss, self.test or self.train, self.metrics)
 
     def explained(self, scene: GaussianScene, view: int, scores: Scores) -> ReportView:
-        """An evaluated view of ``scene`` with its photo, rendering and expected depth."""
+        """An evaluated view of ``scene`` with its photo and rendering, black where masked, and expected depth."""
         cameras, background = self.loss.cameras.take([view]), self.loss.background
         with torch.no_grad():
             found = self.renderer.render(scene, cameras, background=background, depth=True)
         assert found.depth is not None
         depth = torch.where(found.alpha > 0.5, found.depth / found.alpha, torch.nan)[0].cpu()
         photo = self.loss.photos([view])[0].cpu()
-        return ReportView(self.name(view), photo, found.image[0].clamp(0, 1).cpu(), depth, scores)
+        image = self.loss.masked(found.image, [view])[0].clamp(0, 1).cpu()
+        return ReportView(self.name(view), photo, image, depth, scores)
 
     def film(self, scene: GaussianScene, path: Cameras) -> Iterator[Tensor]:
         """Pictures [H, W, 3] in 0..1 of ``scene`` along a path, on the CPU."""

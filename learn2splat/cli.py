@@ -56,7 +56,9 @@ Examples:
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), help="Where to optimise (auto).")
 @click.option("--renderer", metavar="NAME", help="auto, cpu, gsplat or reference (auto).")
 @click.option(
-    "--init", metavar="KIND", help="auto, sfm, random, ply:FILE or predict[:FOLDER] (auto: sfm, else random)."
+    "--init",
+    metavar="KIND",
+    help="auto, sfm, hull, random, ply:FILE or predict[:FOLDER] (auto: the first of sfm, hull, random that can be).",
 )
 @click.option("--views", metavar="KIND", help="dense, or sparse:K for K context views (dense).")
 @click.option("--batch-views", type=int, help="Views per step (4).")

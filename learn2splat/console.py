@@ -44,14 +44,15 @@ class ConsoleListener(Listener):
         )
         self.seconds = 0.0
         self.steps = 0
+        self.notes: list[str] = []
 
     def on_start(self, session: Session) -> None:
-        data = session.data
+        data, self.notes = session.data, session.capture.notes
         self.console.print(
             f"[bold]{data.name}[/]: {len(session.train)} training and {len(session.test)} held-out views, "
             f"{len(session.rollout.state.scene):,} Gaussians, {type(session.scene_loss.renderer).__name__}"
         )
-        for warning in session.capture.warnings:
+        for warning in data.warnings:
             self.console.print(f"[yellow]warning:[/] {warning}")
         self.task = self.progress.add_task(
             "",
@@ -92,6 +93,8 @@ class ConsoleListener(Listener):
 
     def on_end(self, result: Result) -> None:
         self.progress.stop()
+        for note in self.notes:
+            self.console.print(f"[dim]{note}[/]", soft_wrap=True, highlight=False)
         if actions := result.metrics[-1]["guard_actions"]:
             self.console.print(f"[yellow]guard:[/] the learned optimizer failed {actions} times, its base stepped in")
         if result.folder is not None:

@@ -222,14 +222,14 @@ def view(viewing: Viewing, address: str, stop: Callable[[], bool], announce: Cal
 
 
 def _capture(viewing: Viewing, announce: Callable[[str], object]) -> SceneData | None:
-    """The capture to show beside the Gaussians, if there is one; that of a run may be gone."""
+    """The capture to show beside the Gaussians, if there is one; that of a run may be gone, one that is named not."""
     if not viewing.has_capture:
         return None
     config = viewing.config
     try:
         return load_scene(config.scene, max_size=config.max_size, test_every=config.test_every)
     except BadSceneError as error:
-        if viewing.run is None:
+        if viewing.run is None or config.scene != viewing.run.read_config().scene:
             raise
         announce(f"without cameras: {error}")
         return None

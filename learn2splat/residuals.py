@@ -78,6 +78,26 @@ class SquaredError:
         return 0.5 * float((image - target).square().mean(dtype=torch.float64))
 
 
+class MaskedModel:
+    """The `ImageModel` of f(M C), M zero where a mask hides the image: gradient M g and M B M.
+
+    Args:
+        model: of f around M C0.
+        used: [V, H, W] bool, where M is one.
+    """
+
+    def __init__(self, model: ImageModel, used: Tensor) -> None:
+        self._model, self._hidden = model, ~used[..., None]
+        self.value, self.gradient = model.value, self._masked(model.gradient)
+        self.weights = self._masked(model.weights)
+
+    def product(self, change: Tensor) -> Tensor:
+        return self._masked(self._model.product(self._masked(change)))
+
+    def _masked(self, images: Tensor) -> Tensor:
+        return images.masked_fill(self._hidden, 0.0)
+
+
 class RootPhotometric:
     """(1 - w) L1 + w (1 - SSIM) with the residuals sqrt((1 - w) |d|) and sqrt(w (1 - s)) of each pixel and channel.
 

@@ -274,7 +274,7 @@ class Rollout:
         started = self._clock()
         self._measured(self.state.scene, self.train[:1])
         for view in self.train:
-            self.scene_loss.data.photos[view]  # decoded now, and kept as far as the cache goes
+            self.scene_loss.photos([view])  # decoded now, and kept as far as the cache goes
         if self.state.step == 0:
             self.state = replace(self._with_probe(self.state), guard=self.state.guard)  # the scene to beat
         self.state = replace(self.state, seconds_warmup=self.state.seconds_warmup + self._clock() - started)

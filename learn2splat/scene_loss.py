@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -11,7 +11,7 @@ from torch import Tensor
 from learn2splat.data.base import SceneData
 from learn2splat.densify.base import ScreenEvidence
 from learn2splat.errors import UserError
-from learn2splat.losses import ImageLoss
+from learn2splat.losses import ImageLoss, LossTerms
 from learn2splat.optim.base import Renderings, zeros_like
 from learn2splat.render.base import GradientRequest, Renderer
 from learn2splat.scene.gaussians import GaussianScene
@@ -44,6 +44,10 @@ class LossGradient:
 class SceneLoss:
     """Compares renderings of a scene with the photos of ``data``.
 
+    What masks hide is black in photos and renderings alike: it has no part in any difference, and no gradient. Means
+    are over all pixels, so that each one that is used weighs the same, however much of its photo is hidden; only PSNR
+    is over those that are used.
+
     Args:
         data: photos and cameras.
         renderer: the rasteriser.
@@ -68,8 +72,24 @@ class SceneLoss:
         self.cameras = data.cameras.to(self.device)
 
     def photos(self, views: Sequence[int]) -> Tensor:
-        """[V, H, W, 3] float32 in 0..1 of views that share one size."""
-        return torch.stack([self.data.photos[view] for view in views]).to(self.device).float().div_(255.0)
+        """[V, H, W, 3] float32 in 0..1 of views that share one size, black where masked."""
+        photos = torch.stack([self.data.photos[view] for view in views]).to(self.device).float().div_(255.0)
+        return self.masked(photos, views)
+
+    def used(self, views: Sequence[int]) -> Tensor | None:
+        """[V, H, W] bool, what masks do not hide of views that share one size; None without masks."""
+        masks = self.data.masks
+        return None if masks is None else torch.stack([masks[view] for view in views]).to(self.device)
+
+    def masked(self, images: Tensor, views: Sequence[int]) -> Tensor:
+        """Renderings [V, H, W, 3] of ``views``, or their derivative: zero where masks hide the photos."""
+        used = self.used(views)
+        return images if used is None else images.masked_fill(~used[..., None], 0.0)
+
+    def compare(self, images: Tensor, views: Sequence[int]) -> LossTerms:
+        """The loss of renderings [V, H, W, 3] of ``views``, without what masks hide."""
+        terms = self.loss(self.masked(images, views), self.photos(views))
+        return replace(terms, image_gradient=self.masked(terms.image_gradient, views))
 
     def gradient(
         self,
@@ -121,8 +141,8 @@ class SceneLoss:
                 scene.detach(), cameras, background=self.background, sh_degree=sh_degree, depth=True
             )
         assert output.depth is not None
-        photos = self.photos(views)
-        terms = self.loss(output.image, photos)
+        terms = self.compare(output.image, views)
+        images = self.masked(output.image, views)
         return LossGradient(
             loss=terms.loss,
             l1=float(terms.l1.mean()),
@@ -131,7 +151,7 @@ class SceneLoss:
             visible=output.visible.any(dim=0),
             view_squares=None,
             screen=None,
-            renderings=Renderings(cameras, photos, output.image, output.alpha, output.depth),
+            renderings=Renderings(cameras, self.photos(views), images, output.alpha, output.depth),
         )
 
     def value(self, scene: GaussianScene, views: Sequence[int], sh_degree: int | None = None) -> float:
@@ -141,16 +161,20 @@ class SceneLoss:
             chosen = [views[i] for i in index.tolist()]
             with torch.no_grad():
                 output = self.renderer.render(scene, cameras, background=self.background, sh_degree=sh_degree)
-            total += self.loss(output.image, self.photos(chosen)).loss * len(chosen) / len(views)
+            total += self.compare(output.image, chosen).loss * len(chosen) / len(views)
         return total
 
     def psnr(self, scene: GaussianScene, views: Sequence[int]) -> float:
-        """Mean over ``views`` of the peak signal-to-noise ratio in dB, of renderings clamped to 0..1."""
+        """Mean over ``views`` of the peak signal-to-noise ratio in dB, of renderings clamped to 0..1 where used."""
         total = 0.0
         for index, cameras in self.cameras.take(list(views)).groups_by_size():
             with torch.no_grad():
                 image = self.renderer.render(scene, cameras, background=self.background).image.clamp(0, 1)
-            errors = (image - self.photos([views[i] for i in index.tolist()])).square().flatten(1).double().mean(dim=1)
+            chosen = [views[i] for i in index.tolist()]
+            errors = (self.masked(image, chosen) - self.photos(chosen)).square().flatten(1).double().mean(dim=1)
+            used = self.used(chosen)
+            if used is not None:
+                errors /= used.flatten(1).double().mean(dim=1)
             total += float((-10 * errors.clamp_min(1e-12).log10()).sum())
         return total / len(views)
 
@@ -165,7 +189,7 @@ class SceneLoss:
         share = len(views) / batch_views
         cameras = self.cameras.take(views)
         output, pullback = self.renderer.linearise(scene, cameras, background=self.background, sh_degree=sh_degree)
-        terms = self.loss(output.image, self.photos(views))
+        terms = self.compare(output.image, views)
         cotangent = terms.image_gradient if share == 1.0 else terms.image_gradient * share
         gradients = pullback(cotangent, request=request)
         screen = None

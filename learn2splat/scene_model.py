@@ -11,7 +11,7 @@ from torch import Tensor
 from learn2splat.losses import PhotometricLoss
 from learn2splat.optim.base import Need
 from learn2splat.render.jacobian import Jacobian
-from learn2splat.residuals import ImageModel, Residuals, RootPhotometric, SquaredError
+from learn2splat.residuals import ImageModel, MaskedModel, Residuals, RootPhotometric, SquaredError
 from learn2splat.scene.gaussians import GaussianScene
 from learn2splat.scene_loss import SceneLoss
 
@@ -44,7 +44,11 @@ class SceneModel:
             jacobian = scene_loss.renderer.jacobian(
                 scene, cameras, background=scene_loss.background, sh_degree=sh_degree
             )
-            model = residuals.model(jacobian.output.image, scene_loss.photos(chosen))
+            image = scene_loss.masked(jacobian.output.image, chosen)
+            model: ImageModel = residuals.model(image, scene_loss.photos(chosen))
+            used = scene_loss.used(chosen)
+            if used is not None:
+                model = MaskedModel(model, used)
             self._parts.append(_Part(chosen, len(chosen) / len(views), jacobian, model))
 
     @property
@@ -77,6 +81,7 @@ class SceneModel:
                 image = self._loss.renderer.render(
                     scene, cameras, background=self._loss.background, sh_degree=self._sh_degree
                 ).image
+            image = self._loss.masked(image, part.views)
             total += part.share * self._residuals.value(image, self._loss.photos(part.views))
         return total
 

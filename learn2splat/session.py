@@ -159,7 +159,7 @@ class Session:
     def run(self, listener: Listener, stop: Callable[[], bool]) -> Result:
         """Run to the end, evaluating on the way and writing files when there is a folder."""
         for view in (*self.train, *self.probe, *self.test):
-            self.scene_loss.data.photos[view]  # one that cannot be decoded is bad input: known before a folder is made
+            self.scene_loss.photos([view])  # one that cannot be decoded is bad input: known before a folder is made
         self.memory = MemoryLimit(self.config.max_memory or machine_memory_mb(), stop)
         self.memory.require(step_bytes(self.rollout.state) / 2**20)
         if self.folder is not None:
@@ -256,7 +256,8 @@ class Session:
                 "base_steps": state.guard.base_steps,
                 "seconds": state.guard.seconds,
             },
-            "warnings": [*self.capture.warnings, *self.interventions],
+            "warnings": [*self.data.warnings, *self.interventions],
+            "notes": self.capture.notes,
             "machine": machine(),
         }
         path = sized(tour(self.data.cameras, FILM_FRAMES), FILM_PX)

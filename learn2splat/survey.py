@@ -13,7 +13,7 @@ from learn2splat.cameras import Cameras
 from learn2splat.data.base import SceneData
 from learn2splat.data.photos import LazyPhotos
 from learn2splat.data.posed import abbreviated
-from learn2splat.scene.initialise import random_points
+from learn2splat.scene.random_points import random_points
 
 FEW_VIEWS = 3
 LEAST_OVERLAP = 0.2
@@ -25,6 +25,8 @@ LEAST_BASELINE = 1e-3
 LEAST_EXTENT, LARGEST_EXTENT = 1e-3, 1e4
 LARGEST_OFFSET = 1e4
 """Distance of the cameras from the origin in units of their spread, above which float32 positions are too coarse."""
+MOST_HIDDEN = 0.5
+"""Share of a photo; a mask that hides more may be the wrong way round."""
 PROBES = 4096
 
 
@@ -48,7 +50,7 @@ def report(scene: SceneData) -> str:
     found = findings(scene)
     lines = [f"{scene.name}: {len(scene.cameras)} views, {len(scene.train)} to train on, {len(scene.test)} held out"]
     lines += [f"  photos   {_photos(scene)}", f"  lens     {_lens(scene)}", f"  cameras  {_rig(scene.cameras)}"]
-    lines += [f"  points   {_points(scene)}", ""]
+    lines += [f"  points   {_points(scene)}", f"  masks    {_masks(scene)}", ""]
     lines += [f"suspicious: {text}" for text in (*scene.warnings, *map(str, found))] or ["nothing suspicious"]
     return "\n".join(lines)
 
@@ -56,7 +58,7 @@ def report(scene: SceneData) -> str:
 def findings(scene: SceneData) -> list[Finding]:
     """What is suspicious about the cameras, points and photos of ``scene``; every photo is decoded."""
     checks = (_too_few(scene), _duplicates(scene), _degenerate(scene), _scale(scene.cameras), _apart(scene))
-    return [finding for check in (*checks, _unseen(scene)) for finding in check]
+    return [finding for check in (*checks, _unseen(scene), _inverted(scene)) for finding in check]
 
 
 def seen_by(cameras: Cameras, positions_world: Tensor) -> Tensor:
@@ -193,6 +195,26 @@ def _unseen(scene: SceneData) -> list[Finding]:
         return []
     remedy = "points and cameras may be of different worlds (scale, convention); else use --init random"
     return [Finding(f"only {100 * visible:.0f} % of the points lie in two views or more", remedy)]
+
+
+def _hidden(scene: SceneData) -> list[float]:
+    """Share that masks hide of each view."""
+    return [] if scene.masks is None else [1 - float(scene.masks[v].double().mean()) for v in range(len(scene.masks))]
+
+
+def _inverted(scene: SceneData) -> list[Finding]:
+    most = [name for name, share in zip(scene.image_names, _hidden(scene), strict=False) if share > MOST_HIDDEN]
+    if not most:
+        return []
+    what = f"masks hide more than half of {len(most)} photos ({abbreviated(most)})"
+    return [Finding(what, "check that black is what is to be ignored")]
+
+
+def _masks(scene: SceneData) -> str:
+    shares = [100 * share for share in _hidden(scene) if share > 0]
+    if not shares:
+        return "none"
+    return f"{len(shares)} of {len(scene.photos)} photos, hiding {min(shares):.0f} to {max(shares):.0f} %"
 
 
 def _photos(scene: SceneData) -> str:

@@ -103,7 +103,8 @@ def evaluate(viewing: Viewing) -> dict[str, Any]:
         "ply": str(viewing.ply),
         "split": capture.split,
         "gaussians": len(viewing.scene),
-        "warnings": capture.warnings,
+        "warnings": [*capture.data.warnings],
+        "notes": capture.notes,
         "views": [{"name": capture.name(view), **found} for view, found in scores.items()],
         "mean": means([*scores.values()]),
     }

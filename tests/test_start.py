@@ -18,14 +18,17 @@ from learn2splat.predict.base import Prediction
 from learn2splat.predict.compact import CompactInitialiser
 from learn2splat.predict.saved import SavedPrediction, save_prediction
 from learn2splat.predict.views import predicted
+from learn2splat.scene.gaussians import sh0_to_rgb
 from learn2splat.scene.ply import read_ply
 from learn2splat.start import load_initialiser, start_scene
 from tests.conftest import random_scene, ring_cameras
+from tests.data import test_transforms as transforms
 from tests.test_cli import l2s
 from tests.test_rollout import capture
 
 SCENE = "procedural:seed=3,views=9,width=32"
 SMALL = {"width": 8, "planes": 6, "groups": 2, "neighbours": 3, "blocks": 1}
+FIELDS = ("float x", "float y", "float z", "uchar red", "uchar green", "uchar blue")
 TARGET = f"{CompactInitialiser.__module__}.{CompactInitialiser.__name__}"
 
 
@@ -124,3 +127,20 @@ def test_a_prediction_is_thinned_to_what_is_allowed(trained: Path) -> None:
     assert (len(scene), scene.sh_degree) == (50, 3)
     with pytest.raises(UserError, match="1 views"):
         start_scene(replace(data, train=[0]), [0], f"predict:{trained}")
+
+
+def test_a_scene_without_points_starts_from_those_of_a_file_or_at_random(here: Path) -> None:
+    transforms.write(here / "room", transforms.content(transforms.poses(9)))
+    rows = ["0 0 1 255 0 0", "0 1 2 0 255 0", "1 0 3 0 0 255", "1 1 1 9 9 9"]
+    names = "".join(f"property {kind}\n" for kind in FIELDS)
+    header = f"ply\nformat ascii 1.0\nelement vertex {len(rows)}\n{names}end_header\n"
+    (here / "points.ply").write_text(header + "\n".join(rows) + "\n")
+    run = ["optimize", "--scene", "room", "--steps", "0", "--max-gaussians", "50", "--quiet"]
+    assert l2s(*run, "--init", "ply:points.ply", "--out", "file") == 0
+    start = read_ply(here / "file" / "point_cloud.ply")
+    assert start.means.tolist() == [[0, 0, 1], [0, 1, 2], [1, 0, 3], [1, 1, 1]]
+    assert torch.allclose(sh0_to_rgb(start.sh[:, 0])[0], torch.tensor([1.0, 0, 0]), atol=1e-6)
+    assert l2s(*run, "--out", "random") == 0
+    assert len(read_ply(here / "random" / "point_cloud.ply")) == 50
+    assert l2s(*run, "--init", "sfm", "--out", "none") == 2
+    assert not (here / "none").exists()

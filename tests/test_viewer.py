@@ -212,6 +212,12 @@ def test_what_cannot_be_viewed_is_bad_input(
     assert message in capsys.readouterr().err
 
 
+def test_a_capture_that_is_named_must_be_there(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    session(here / "run", steps=2, eval_at=[0]).run(Listener(), lambda: False)
+    assert l2s("view", "run", "--scene", "nowhere", "--at", free_address()) == 2
+    assert "nowhere does not exist" in capsys.readouterr().err
+
+
 @pytest.fixture
 def chromium() -> str:
     found = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")

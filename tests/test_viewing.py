@@ -56,6 +56,17 @@ def test_eval_of_a_run_gives_the_numbers_that_it_recorded(run: Result, capsys: p
     assert smaller["mean"] != found["mean"]
 
 
+def test_why_lpips_is_missing_is_told_once_and_is_no_warning(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert l2s("optimize", "--scene", SCENE, "--steps", "2", "--max-gaussians", "50", "--out", "run") == 0
+    printed = "".join(capsys.readouterr())
+    assert printed.count("LPIPS") == 1
+    assert "warning" not in printed
+    summary = json.loads((here / "run" / "summary.json").read_text())
+    assert (len(summary["notes"]), summary["warnings"]) == (1, [])
+    assert l2s("eval", "run") == 0
+    assert capsys.readouterr().err.count("LPIPS") == 1
+
+
 def test_eval_with_weights_of_lpips(run: Result, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run.folder is not None
     save_file(reference(alexnet)[0], tmp_path / "weights.safetensors")

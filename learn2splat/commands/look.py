@@ -58,7 +58,7 @@ def evaluate(what: tuple[str, ...], as_json: bool, **flags: Any) -> None:
     if as_json:
         click.echo(json_line(found))
         return
-    for warning in found["warnings"]:
+    for warning in (*found["warnings"], *found["notes"]):
         click.echo(f"l2s: {warning}", err=True)
     click.echo(table(found))
 

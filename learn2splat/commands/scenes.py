@@ -10,6 +10,9 @@ import click
 
 from learn2splat.interrupts import Interrupts
 
+LOOK_PX = 512
+"""Long side at which photos are looked over."""
+
 
 @click.group()
 def scene() -> None:
@@ -52,7 +55,7 @@ Examples:
   l2s scene info procedural:seed=3"""
 )
 @click.argument("path")
-@click.option("--max-size", type=click.IntRange(16), default=512, show_default=True, help="Long side to look at.")
+@click.option("--max-size", type=click.IntRange(16), default=LOOK_PX, show_default=True, help="Long side to look at.")
 def info(path: str, max_size: int) -> None:
     """Show what PATH holds, what is suspicious about it and what to do."""
     from learn2splat.data.sources import load_scene
@@ -124,6 +127,8 @@ def from_photos(photos: Path, out: Path, matching: str, max_size: int, seed: int
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
     from learn2splat.data.from_photos import Stopped, scene_from_photos
+    from learn2splat.data.sources import load_scene
+    from learn2splat.survey import findings
 
     columns = (TextColumn("{task.description:<8}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=Console(stderr=True), disable=quiet) as bars:
@@ -141,8 +146,9 @@ def from_photos(photos: Path, out: Path, matching: str, max_size: int, seed: int
         except Stopped:
             click.echo("l2s: interrupted; nothing was written", err=True)
             sys.exit(128 + (interrupts.received or 0))
-    if found.advice:
-        click.echo(f"l2s: {found.advice}", err=True)
+    suspicious = map(str, findings(load_scene(out, max_size=LOOK_PX, test_every=0)))
+    for paragraph in (*found.advice, *suspicious):
+        click.echo(f"l2s: {paragraph}", err=True)
     if not quiet:
         click.echo(
             f"{out}: {found.photos - len(found.missing)} of {found.photos} photos, {found.points:,} points, "

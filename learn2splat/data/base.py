@@ -43,6 +43,16 @@ class Photos(Protocol):
         ...
 
 
+class Masks(Protocol):
+    """Which pixels of V views are used, at the resolution of the cameras; losses and metrics leave out the others."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, view: int) -> Tensor:
+        """Of one view, bool [H, W]: True where the photo is to be looked at."""
+        ...
+
+
 @runtime_checkable
 class TransparentPhotos(Photos, Protocol):
     """Photos that may let a background through."""
@@ -65,6 +75,7 @@ class SceneData:
         train: view indices to optimise on.
         test: held-out view indices; may be empty.
         warnings: what the loader found suspicious, one sentence each.
+        masks: which pixels of the photos are used; None when all are.
     """
 
     name: str
@@ -75,6 +86,7 @@ class SceneData:
     train: Sequence[int]
     test: Sequence[int]
     warnings: Sequence[str] = ()
+    masks: Masks | None = None
 
     def __post_init__(self) -> None:
         views = len(self.cameras)
@@ -82,6 +94,8 @@ class SceneData:
             raise ValueError(
                 f"scene {self.name!r}: {views} cameras, {len(self.photos)} photos, {len(self.image_names)} names"
             )
+        if self.masks is not None and len(self.masks) != views:
+            raise ValueError(f"scene {self.name!r}: {views} cameras, {len(self.masks)} masks")
 
     def over(self, background: tuple[float, float, float]) -> SceneData:
         """The same capture with ``background``, RGB in 0..1, where its photos are transparent."""

@@ -14,6 +14,7 @@ from learn2splat.data.views import train_test_split
 
 MODEL_FOLDERS = ("sparse/0", "sparse", ".")
 PHOTO_FOLDERS = ("images", "images_2", "images_4", "images_8", ".")
+MASKS, PHOTOS = "masks", "images"
 STEMS = ("cameras", "images", "points3D")
 
 
@@ -22,7 +23,9 @@ class ColmapSource:
 
     The model is looked for in ``sparse/0``, ``sparse`` and the folder itself; photos in ``images`` (then
     ``images_2``, ``images_4``, ``images_8``) and the folder itself. Distorted photos are undistorted when they are
-    decoded; photos that are a uniformly rescaled version of what the camera was calibrated on are accepted.
+    decoded; photos that are a uniformly rescaled version of what the camera was calibrated on are accepted. Masks lie
+    beside the photos, in ``masks`` for ``images`` and ``masks_2`` for ``images_2``: ``NAME.jpg.png`` as COLMAP writes
+    it, or ``NAME.png`` as nerfstudio does.
     """
 
     name = "COLMAP"
@@ -40,6 +43,7 @@ class ColmapSource:
         model = read_model(folder)
         warnings = _other_models(folder)
         photo_folder, images = _present(path, model.images, warnings)
+        masks = _masks(photo_folder, [image.name for image in images], warnings)
         posed = [
             PosedPhoto(
                 image.name,
@@ -47,6 +51,7 @@ class ColmapSource:
                 str(image.camera_id),
                 model.lenses[image.camera_id],
                 image.cam_from_world,
+                masks.get(image.name),
             )
             for image in images
         ]
@@ -94,6 +99,25 @@ def _present(path: Path, images: list[RegisteredImage], warnings: list[str]) -> 
             f"{abbreviated(missing)}"
         )
     return folder, there
+
+
+def _masks(photo_folder: Path, names: list[str], warnings: list[str]) -> dict[str, Path]:
+    """The masks that there are, by the names of their photos."""
+    stem = photo_folder.name if photo_folder.name.startswith(PHOTOS) else PHOTOS
+    parent = photo_folder.parent if photo_folder.name == stem else photo_folder
+    folder = parent / stem.replace(PHOTOS, MASKS)
+    if not os.path.isdir(folder):
+        return {}
+    found = {}
+    for name in names:
+        candidates = (folder / f"{name}.png", (folder / name).with_suffix(".png"))
+        mask = next((file for file in candidates if os.path.isfile(file)), None)
+        if mask is not None:
+            found[name] = mask
+    without = [name for name in names if name not in found]
+    if without:
+        warnings.append(f"{len(without)} of {len(names)} photos have no mask in {folder}: {abbreviated(without)}")
+    return found
 
 
 def _points(points: SparsePoints | None, warnings: list[str]) -> PointCloud | None:

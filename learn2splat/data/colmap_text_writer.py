@@ -26,7 +26,7 @@ def write_colmap_text(scene: SceneData, folder: Path) -> None:
         sparse.mkdir(parents=True)
         for stem, lines in (("cameras", _cameras(scene)), ("images", _images(scene)), ("points3D", _points(scene))):
             (sparse / f"{stem}.txt").write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
-        write_photos(scene, partial / "images")
+        write_photos(scene, partial)
 
 
 def _cameras(scene: SceneData) -> list[str]:

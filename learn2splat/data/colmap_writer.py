@@ -67,7 +67,7 @@ def write_colmap(
     tracks = tracks or no_tracks()
     _check(scene, depth, alpha, tracks)
     with whole_folder(folder) as partial:
-        write_photos(scene, partial / "images")
+        write_photos(scene, partial)
         _write_sparse(scene, tracks, partial / "sparse" / "0")
         _write_maps(scene, depth, alpha, partial)
     return folder

@@ -44,9 +44,16 @@ def file_names(scene: SceneData) -> list[str]:
 
 
 def write_photos(scene: SceneData, folder: Path) -> None:
-    """Write all photos below ``folder``; a file that a view shows as it is, is copied, its transparency included."""
+    """Write ``images/NAME``, and the masks that there are as ``masks/NAME.png`` (black is ignored), into ``folder``.
+
+    A photo that a view shows as it is, is copied, its transparency included.
+    """
     for view, name in enumerate(file_names(scene)):
-        path = folder / name
+        if scene.masks is not None:
+            mask = folder / "masks" / f"{name}.png"
+            mask.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(scene.masks[view].cpu().numpy().astype(np.uint8) * 255).save(mask)
+        path = folder / "images" / name
         path.parent.mkdir(parents=True, exist_ok=True)
         original = _unchanged(scene, view)
         if original is not None:

@@ -12,7 +12,6 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -21,6 +20,7 @@ from PIL import Image, ImageOps
 
 from learn2splat.data.base import BadSceneError
 from learn2splat.data.photos import photo_size
+from learn2splat.data.registration import Registration
 
 Value = TypeVar("Value")
 Progress = Callable[[str, int | None, int], object]
@@ -31,8 +31,6 @@ MOST_EXHAUSTIVE = 100
 """Photos up to which "auto" matches all pairs; the time grows with the square."""
 OVERLAP = 10
 """Photos after each one that sequential matching compares it with, and as many at doubling distances."""
-FEW_SHARE = 0.8
-"""Below this share of registered photos there is advice."""
 LEAST_PHOTOS = 3
 POLL_SECONDS = 0.1
 ORIENTATION, EXIF_IFD, FOCAL_LENGTH = 0x0112, 0x8769, 0x920A
@@ -41,40 +39,6 @@ ORIENTATION, EXIF_IFD, FOCAL_LENGTH = 0x0112, 0x8769, 0x920A
 
 class Stopped(Exception):
     """The work was stopped from outside; nothing was written."""
-
-
-@dataclass(frozen=True)
-class Registration:
-    """What came of the photos.
-
-    Args:
-        photos: how many there are.
-        missing: names of those that have no pose.
-        points: number of sparse points.
-        error_px: mean reprojection error in pixels of the photos.
-        pieces: disconnected models; the largest was written.
-    """
-
-    photos: int
-    missing: tuple[str, ...]
-    points: int
-    error_px: float
-    pieces: int
-
-    @property
-    def advice(self) -> str:
-        """What to do when few photos are registered; empty when most are."""
-        found = self.photos - len(self.missing)
-        if found >= FEW_SHARE * self.photos:
-            return ""
-        pieces = f", and the model fell into {self.pieces} pieces" if self.pieces > 1 else ""
-        shown = ", ".join(self.missing[:4]) + (", ..." if len(self.missing) > 4 else "")
-        return (
-            f"only {found} of {self.photos} photos have a pose{pieces} (none: {shown}). Neighbouring photos should "
-            "share two thirds of what they show: add photos in between, walk around rather than turn on the spot, "
-            "leave out blurred ones, avoid bare walls and mirrors; --matching exhaustive finds pairs far apart "
-            "in the order of names."
-        )
 
 
 def scene_from_photos(
@@ -103,7 +67,7 @@ def scene_from_photos(
         stop: asked again and again; True gives up.
 
     Returns:
-        How many photos have a pose.
+        How many photos have a pose, and what is doubtful about the poses.
 
     Raises:
         BadSceneError: too few photos, one that cannot be decoded, or no two that fit together.
@@ -196,14 +160,22 @@ class _Colmap:
         model = max(models.values(), key=lambda model: model.num_reg_images(), default=None)
         if model is None or model.num_reg_images() < LEAST_PHOTOS:
             nothing = Registration(len(self.names), tuple(self.names), 0, 0.0, 0)
-            raise BadSceneError(f"the photos do not fit together: {nothing.advice}")
+            raise BadSceneError(f"the photos do not fit together: {nothing.advice[0]}")
         sparse = self.work / "scene" / "sparse" / "0"
         sparse.mkdir(parents=True)
         model.write(sparse)
-        registered = {model.images[number].name for number in model.reg_image_ids()}
-        missing = tuple(name for name in self.names if name not in registered)
-        error = float(model.compute_mean_reprojection_error())
-        return Registration(len(self.names), missing, model.num_points3D(), error, len(models))
+        images = [model.images[number] for number in model.reg_image_ids()]
+        points_in = {image.name: image.num_points3D for image in sorted(images, key=lambda image: image.name)}
+        return Registration(
+            photos=len(self.names),
+            missing=tuple(name for name in self.names if name not in points_in),
+            points=model.num_points3D(),
+            error_px=float(model.compute_mean_reprojection_error()),
+            pieces=len(models),
+            shrunk_by=max(1.0, max(max(photo_size(self.images / name)) for name in self.names) / max_size),
+            track=float(model.compute_mean_track_length()),
+            points_in=points_in,
+        )
 
     def _extract(self, pycolmap: Any, max_size: int) -> None:
         options = pycolmap.FeatureExtractionOptions()

@@ -25,6 +25,7 @@ from learn2splat.data.base import BadSceneError
 from learn2splat.data.lens import Lens
 
 Value = TypeVar("Value")
+Number = TypeVar("Number", np.uint8, np.float32)
 
 CACHE_BYTES = 2 << 30
 MAP_CACHE_BYTES = 256 << 20
@@ -42,12 +43,18 @@ class PhotoFile:
         path: the file.
         width, height: size of the view in pixels, at most that of the file.
         lens: the lens whose distortion is to be removed; None for a photo that is a pinhole image.
+        mask: picture as large as the photo, black where it is to be ignored; see `masks`.
     """
 
     path: Path
     width: int
     height: int
     lens: Lens | None = None
+    mask: Path | None = None
+
+    def undistorted_at(self, width: int, height: int) -> tuple[int, int]:
+        """(width, height) at which a photo of ``width`` x ``height`` is undistorted: up to twice that of the view."""
+        return min(width, 2 * self.width), min(height, 2 * self.height)
 
 
 def fit_photo(path: Path, lens: Lens, max_size: int) -> tuple[PhotoFile, NDArray[np.float64]]:
@@ -130,11 +137,11 @@ def decode_photo(path: Path | BinaryIO, background: tuple[float, float, float] =
     return np.asarray(np.rint(blended), dtype=np.uint8)
 
 
-def area_filter(image: NDArray[np.uint8], width: int, height: int) -> NDArray[np.uint8]:
-    """``image`` [H, W, 3] shrunk to ``height`` x ``width``: each pixel is the mean of the area it covers."""
+def area_filter(image: NDArray[Number], width: int, height: int) -> NDArray[Number]:
+    """``image`` [H, W] or [H, W, 3] shrunk to ``height`` x ``width``: each pixel is the mean of the area it covers."""
     if image.shape[:2] == (height, width):
         return image
-    return np.asarray(cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA), dtype=np.uint8)
+    return np.asarray(cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA), dtype=image.dtype)
 
 
 class LruCache(Generic[Value]):
@@ -219,6 +226,10 @@ class LazyPhotos:
         file = self.files[view]
         return self._photos.get(view % len(self.files), lambda: torch.from_numpy(self._load(file)))
 
+    def undistortion_map(self, lens: Lens, width: int, height: int) -> NDArray[np.float32]:
+        """`Lens.undistortion_map`, worked out once as far as memory for it goes."""
+        return self._maps.get((lens, width, height), lambda: lens.undistortion_map(width, height))
+
     def _load(self, file: PhotoFile) -> NDArray[np.uint8]:
         try:
             image = decode_photo(file.path, self.background)
@@ -234,9 +245,9 @@ class LazyPhotos:
     def _undistort(self, image: NDArray[np.uint8], file: PhotoFile) -> NDArray[np.uint8]:
         lens = file.lens
         assert lens is not None
-        width, height = min(image.shape[1], 2 * file.width), min(image.shape[0], 2 * file.height)
+        width, height = file.undistorted_at(image.shape[1], image.shape[0])
         source = area_filter(image, width, height)
-        where = self._maps.get((lens, width, height), lambda: lens.undistortion_map(width, height))
+        where = self.undistortion_map(lens, width, height)
         # the view may reach half a pixel beyond the outermost pixel centres: replicated, not mixed with black
         undistorted = cv2.remap(source, where[0], where[1], cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)
         return np.asarray(undistorted, dtype=np.uint8)

@@ -15,7 +15,7 @@ from learn2splat.data.base import BadSceneError, PointCloud
 SUSPICIOUS_DUPLICATES = 0.1
 """Share of repeated points above which a person is told; real reconstructions repeat up to 5 %."""
 
-NO_POINTS = "a run starts from random points"
+NO_POINTS = "a run starts from random points, inside the visual hull where photos are transparent"
 
 _HEADER_BYTES = 1 << 16
 _SIZES = {"char": 1, "uchar": 1, "short": 2, "ushort": 2, "int": 4, "uint": 4, "float": 4, "double": 8}

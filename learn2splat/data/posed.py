@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from learn2splat.cameras import Cameras
 from learn2splat.data.base import BadSceneError, PointCloud, SceneData
 from learn2splat.data.lens import Lens
-from learn2splat.data.photos import LazyPhotos, PhotoFile, fit_photo
+from learn2splat.data.masks import LazyMasks, check_mask
+from learn2splat.data.photos import LazyPhotos, PhotoFile, fit_photo, photo_size
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,7 @@ class PosedPhoto:
         camera: name of its camera, for messages.
         lens: calibration.
         cam_from_world: [4, 4] rigid transform.
+        mask: picture as large as the photo, black where it is to be ignored.
     """
 
     name: str
@@ -34,6 +36,7 @@ class PosedPhoto:
     camera: str
     lens: Lens
     cam_from_world: NDArray[np.float64]
+    mask: Path | None = None
 
 
 def assemble(
@@ -72,7 +75,9 @@ def assemble(
     )
     train, test = split
     names = tuple(photo.name for photo in posed)
-    return SceneData(name, cameras, LazyPhotos(files), names, points, train, test, tuple(found))
+    photos = LazyPhotos(files)
+    masks = LazyMasks(photos) if any(file.mask for file in files) else None
+    return SceneData(name, cameras, photos, names, points, train, test, tuple(found), masks)
 
 
 def check_name(where: str, name: str, remedy: str) -> None:
@@ -97,7 +102,10 @@ def _fit(posed: Sequence[PosedPhoto], max_size: int) -> tuple[list[PhotoFile], l
 
     def attempt(photo: PosedPhoto) -> tuple[PhotoFile, NDArray[np.float64]] | str:
         try:
-            return fit_photo(photo.path, photo.lens, max_size)
+            file, K = fit_photo(photo.path, photo.lens, max_size)
+            if photo.mask is not None:
+                check_mask(photo.mask, photo_size(photo.path))
+            return replace(file, mask=photo.mask), K
         except ValueError as error:
             return f"{photo.path} {error}"
 

@@ -1,4 +1,4 @@
-"""Captures with smaller photos, held in memory."""
+"""Captures with smaller photos and masks, held in memory."""
 
 from __future__ import annotations
 
@@ -8,11 +8,12 @@ import torch
 from torch import Tensor
 
 from learn2splat.data.base import SceneData
+from learn2splat.data.masks import LEAST_SHARE
 
 
 @dataclass(frozen=True)
 class PhotoStack:
-    """Photos in memory, uint8 [H, W, 3] each."""
+    """Photos in memory, uint8 [H, W, 3] each, or masks, bool [H, W]."""
 
     photos: tuple[Tensor, ...]
 
@@ -24,8 +25,8 @@ class PhotoStack:
 
 
 def shrink(scene: SceneData, long_side: int) -> SceneData:
-    """The same capture with photos of at most ``long_side`` pixels, area-filtered."""
-    widths, heights, photos = [], [], []
+    """The same capture with photos of at most ``long_side`` pixels, area-filtered; masks hide what they touch."""
+    widths, heights, photos, masks = [], [], [], []
     for view in range(len(scene.cameras)):
         photo = scene.photos[view]
         height, width = photo.shape[:2]
@@ -36,7 +37,11 @@ def shrink(scene: SceneData, long_side: int) -> SceneData:
             small = torch.nn.functional.interpolate(planes, size=size, mode="area")[0].permute(1, 2, 0)
             photo = small.round().clamp(0, 255).byte().contiguous()
         photos.append(photo)
+        if scene.masks is not None:
+            hidden = (~scene.masks[view]).float()[None, None]
+            masks.append(torch.nn.functional.interpolate(hidden, size=size, mode="area")[0, 0] <= LEAST_SHARE)
         heights.append(size[0])
         widths.append(size[1])
     cameras = scene.cameras.resized(torch.tensor(widths), torch.tensor(heights))
-    return replace(scene, cameras=cameras, photos=PhotoStack(tuple(photos)))
+    small_masks = None if scene.masks is None else PhotoStack(tuple(masks))
+    return replace(scene, cameras=cameras, photos=PhotoStack(tuple(photos)), masks=small_masks)

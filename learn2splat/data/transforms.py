@@ -16,7 +16,7 @@ class TransformsSource:
     """nerfstudio's and instant-ngp's format. Implements `SceneSource`.
 
     Photos are undistorted when they are decoded. The split is that of the file when it lists one, unless
-    ``test_every`` is 0. A ``ply_file_path`` gives the sparse points.
+    ``test_every`` is 0. A ``ply_file_path`` gives the sparse points, the ``mask_path`` of a frame its mask.
     """
 
     name = "nerfstudio / instant-ngp"
@@ -72,7 +72,6 @@ def _present(folder: Path, files: Sequence[Transforms]) -> tuple[list[PosedPhoto
     """All photos that are there, in order of names, and what is suspicious."""
     photos = sorted((photo for one in files for photo in one.photos), key=lambda photo: photo.name)
     missing = [name for one in files for name in one.missing]
-    masked = sum(one.masked for one in files)
     if not photos:
         raise BadSceneError(
             f"none of the {len(missing)} photos ({abbreviated(missing)}) was found; put them into {folder}"
@@ -83,8 +82,6 @@ def _present(folder: Path, files: Sequence[Transforms]) -> tuple[list[PosedPhoto
             f"{len(missing)} of {len(missing) + len(photos)} photos are missing in {folder} and were left out: "
             f"{abbreviated(missing)}"
         )
-    if masked:
-        warnings.append(f"the masks of {masked} photos are not used: what they hide is optimised too")
     return photos, warnings
 
 

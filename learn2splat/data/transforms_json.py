@@ -1,7 +1,8 @@
 """``transforms.json`` as instant-ngp (Müller et al. 2022) and nerfstudio (Tancik et al. 2023) read it.
 
 One JSON object: intrinsics, shared or per frame, and ``frames`` with a photo and a ``transform_matrix`` each, which is
-world-from-camera in OpenGL's frame (+x right, +y up, +z backward). Blender-synthetic captures (Mildenhall et al. 2020)
+world-from-camera in OpenGL's frame (+x right, +y up, +z backward). A frame may name a ``mask_path``. No field for the
+exposure of a photo is documented, and none is read. Blender-synthetic captures (Mildenhall et al. 2020)
 are the same with nothing but ``camera_angle_x`` for intrinsics.
 """
 
@@ -44,14 +45,12 @@ class Transforms:
         missing: names of those that are not.
         held_out: names that the file lists as test (else validation) photos; None when it lists none.
         points: PLY of sparse points in the same world, or None.
-        masked: how many frames have a mask.
     """
 
     photos: list[PosedPhoto]
     missing: list[str]
     held_out: frozenset[str] | None
     points: Path | None
-    masked: int
 
 
 @dataclass(frozen=True)
@@ -91,7 +90,7 @@ def read_transforms(path: Path) -> Transforms:
     frames = content.get("frames")
     if not isinstance(frames, list) or not frames:
         raise BadSceneError(f"{path} holds no list 'frames' of photos and poses: it is no capture, or {REMEDY}")
-    photos, missing, names, masked = [], [], set(), 0
+    photos, missing, names = [], [], set()
     lenses: dict[Lens, Lens] = {}  # equal ones are one, which then works out its undistorted view once
     for index, own in enumerate(frames):
         where = f"{path}, frame {index}"
@@ -104,13 +103,13 @@ def read_transforms(path: Path) -> Transforms:
         if photo is None:
             missing.append(name)
             continue
-        masked += "mask_path" in own
         frame = _Frame(f"{where} ({name})", own, content)
         pose = _cam_from_world(frame.where, own.get("transform_matrix"))
         lens = _lens(frame, photo)
-        photos.append(PosedPhoto(name, photo, name, lenses.setdefault(lens, lens), pose))
-    points = _points(path, content.get("ply_file_path"))
-    return Transforms(sorted(photos, key=lambda photo: photo.name), missing, _held_out(path, content), points, masked)
+        mask = _inside(f"{where}: mask_path", path.parent, own.get("mask_path"))
+        photos.append(PosedPhoto(name, photo, name, lenses.setdefault(lens, lens), pose, mask))
+    points = _inside(f"{path}: ply_file_path", path.parent, content.get("ply_file_path"))
+    return Transforms(sorted(photos, key=lambda photo: photo.name), missing, _held_out(path, content), points)
 
 
 def _object(path: Path) -> dict[str, Any]:
@@ -139,13 +138,14 @@ def _photo(where: str, folder: Path, value: Any) -> tuple[str, Path | None]:
     return name, None
 
 
-def _points(path: Path, value: Any) -> Path | None:
+def _inside(where: str, folder: Path, value: Any) -> Path | None:
+    """A file inside ``folder`` that is named beside the photos, if one is."""
     if value is None:
         return None
     if not isinstance(value, str):
-        raise BadSceneError(f"{path}: ply_file_path is {_shown(value)}, not a path; {REMEDY}")
-    check_name(f"{path}: ply_file_path", value, f"move it into {path.parent}, or {REMEDY}")
-    return path.parent / value
+        raise BadSceneError(f"{where} is {_shown(value)}, not a path; {REMEDY}")
+    check_name(where, value, f"move it into {folder}, or {REMEDY}")
+    return folder / value
 
 
 def _held_out(path: Path, content: Mapping[str, Any]) -> frozenset[str] | None:

@@ -24,7 +24,7 @@ Scores = Mapping[str, float | None]
 
 
 def psnr(image: Tensor, target: Tensor) -> float:
-    """Peak signal-to-noise ratio in dB of [H, W, 3] images in 0..1; infinite for equal images."""
+    """Peak signal-to-noise ratio in dB of images [..., 3] in 0..1; infinite for equal images."""
     error = float((image.double() - target.double()).square().mean())
     return math.inf if error == 0 else -10.0 * math.log10(error)
 
@@ -99,14 +99,20 @@ def evaluate(
     views: Sequence[int],
     metrics: Mapping[str, Metric | None] = PIXELWISE,
 ) -> Iterator[ViewMetrics]:
-    """Render ``views``, clamp to 0..1 as a viewer would, and compare with the photos; one view is held at a time."""
+    """Render ``views``, clamp to 0..1 as a viewer would, and compare with the photos; one view is held at a time.
+
+    PSNR is over the pixels that masks do not hide; the other metrics see black in their place in both pictures.
+    """
     for view in views:
         cameras = scene_loss.cameras.take([view])
         with torch.no_grad():
             rendered = scene_loss.renderer.render(scene, cameras, background=scene_loss.background)
-        image, target = rendered.image[0].clamp(0, 1), scene_loss.photos([view])[0]
-        scores = {name: None if metric is None else metric(image, target) for name, metric in metrics.items()}
-        yield ViewMetrics(view, scores, image.cpu())
+        images, target = rendered.image.clamp(0, 1), scene_loss.photos([view])[0]
+        shown, used = scene_loss.masked(images, [view])[0], scene_loss.used([view])
+        scores = {name: None if metric is None else metric(shown, target) for name, metric in metrics.items()}
+        if used is not None and "psnr" in scores:
+            scores["psnr"] = psnr(shown[used[0]], target[used[0]])
+        yield ViewMetrics(view, scores, images[0].cpu())
 
 
 def means(scores: Sequence[Scores]) -> dict[str, float | None]:

@@ -78,13 +78,14 @@ class Start:
 
     @property
     def digest(self) -> str:
-        """Changes whenever photos, cameras, split, initial Gaussians or renderer do."""
+        """Changes whenever photos, masks, cameras, split, initial Gaussians or renderer do."""
         data, renderer = self.loss.data, self.loss.renderer
         names = [type(renderer).__name__, str(renderer.settings), str(self.train), str(self.test)]
         cameras = data.cameras.take([*self.train, *self.test])
         photos = [data.photos[view] for view in (*self.train, *self.test)]
+        masks = [] if data.masks is None else [data.masks[view] for view in (*self.train, *self.test)]
         content = hashlib.sha256("|".join(names).encode())
-        for tensor in (cameras.K, cameras.cam_from_world, *photos, *self.scene.tensors()):
+        for tensor in (cameras.K, cameras.cam_from_world, *photos, *masks, *self.scene.tensors()):
             content.update(tensor.cpu().contiguous().numpy().tobytes())
         return content.hexdigest()[:16]
 

@@ -85,6 +85,8 @@ def to_entry(life: Life) -> Entry:
     sampler = rollout.sampler.state_dict()
     tensors: dict[str, Tensor] = {f"state/{name}": tensor for name, tensor in state.items()}
     tensors |= {f"photo/{view:04d}": data.photos[view] for view in range(len(data.photos))}
+    if data.masks is not None:
+        tensors |= {f"mask/{view:04d}": data.masks[view] for view in range(len(data.masks))}
     tensors |= {f"cameras/{name}": tensor for name, tensor in vars(data.cameras).items()}
     tensors |= {"generator": sampler.pop("generator"), "background": rollout.scene_loss.background}
     about: dict[str, Any] = {
@@ -103,7 +105,7 @@ def to_entry(life: Life) -> Entry:
 def from_entry(entry: Entry, optimizer: SceneOptimizer, renderer: Renderer, device: torch.device | str = "cpu") -> Life:
     """The inverse of `to_entry`."""
     about = entry.numbers
-    photos = _under("photo/", entry.tensors)
+    photos, masks = _under("photo/", entry.tensors), _under("mask/", entry.tensors)
     data = SceneData(
         name=about["origin"],
         cameras=Cameras(**_under("cameras/", entry.tensors)),
@@ -112,6 +114,7 @@ def from_entry(entry: Entry, optimizer: SceneOptimizer, renderer: Renderer, devi
         points=None,
         train=about["train"],
         test=about["test"],
+        masks=PhotoStack(tuple(masks[name] for name in sorted(masks))) if masks else None,
     )
     loss = SceneLoss(data, renderer, PhotometricLoss(), entry.tensors["background"], device)
     sampler = RandomViews(data.cameras, about["train"], about["sampler"]["batch"], seed=0)

@@ -15,8 +15,9 @@ from learn2splat.data.base import PointCloud, SceneData
 from learn2splat.data.resize import PhotoStack, shrink
 from learn2splat.densify.base import MAX_GAUSSIANS
 from learn2splat.scene.gaussians import GaussianScene
-from learn2splat.scene.initialise import from_points, random_points
+from learn2splat.scene.initialise import from_points
 from learn2splat.scene.neighbours import nearest_neighbours, neighbour_distances
+from learn2splat.scene.random_points import random_points
 
 Choice = TypeVar("Choice")
 

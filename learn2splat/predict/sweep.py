@@ -11,7 +11,7 @@ from torch.nn.functional import grid_sample
 from learn2splat.cameras import Cameras
 from learn2splat.data.views import view_features
 from learn2splat.networks.pyramid import CELL, cell_centers
-from learn2splat.scene.initialise import focus_distance
+from learn2splat.scene.random_points import focus_distance
 
 NEAREST = 2
 """Views that each view is compared with, when there are so many."""

@@ -11,12 +11,13 @@ import torch
 from scipy.spatial import cKDTree
 from torch import Tensor
 
-from learn2splat.cameras import Cameras
 from learn2splat.data.base import PointCloud, SceneData
 from learn2splat.data.point_cloud import read_point_ply, read_vertices, usable_points
 from learn2splat.errors import UserError
 from learn2splat.scene.gaussians import GaussianScene, rgb_to_sh0
+from learn2splat.scene.hull import hull_points
 from learn2splat.scene.ply import read_ply
+from learn2splat.scene.random_points import random_points
 
 INITIAL_OPACITY = 0.1
 NEIGHBOURS = 3
@@ -37,9 +38,10 @@ def initial_scene(
     Args:
         data: the capture.
         train: views that are optimised on; random points are spread over what they see.
-        kind: "sfm", "random", "ply:FILE" (Gaussians or points), or "auto" (sfm when there are points).
+        kind: "sfm", "hull" (inside the visual hull of transparent photos), "random", "ply:FILE" (Gaussians or points),
+            or "auto" (sfm when there are points, else hull when there is one, else random).
         sh_degree: degree of the harmonics to allocate.
-        random_count: Gaussians of a random initialisation.
+        random_count: Gaussians of an initialisation at random or in the hull.
         max_gaussians: a larger scene is thinned at random.
         seed: of all randomness.
 
@@ -55,11 +57,19 @@ def initial_scene(
         raise UserError(f"{data.name}: it has no sparse points; use --init random")
     elif kind in ("auto", "sfm") and data.points is not None and has_points:
         scene = from_points(data.points, sh_degree)
-    elif kind in ("auto", "random"):
-        scene = from_points(random_points(data.cameras.take(list(train)), random_count, generator), sh_degree)
+    elif kind in ("auto", "hull", "random"):
+        scene = from_points(_scattered(data, train, kind, random_count, generator), sh_degree)
     else:
-        raise UserError(f"init={kind!r}: give auto, sfm, random, ply:FILE or predict:FOLDER")
+        raise UserError(f"init={kind!r}: give auto, sfm, hull, random, ply:FILE or predict:FOLDER")
     return thinned(scene, max_gaussians, generator)
+
+
+def _scattered(data: SceneData, train: Sequence[int], kind: str, count: int, generator: torch.Generator) -> PointCloud:
+    """Random points, inside the visual hull where one is asked for or, with "auto", there is one."""
+    hull = None if kind == "random" else hull_points(data, train, count, generator)
+    if hull is None and kind == "hull":
+        raise UserError(f"{data.name}: its photos are opaque, or no place is opaque in all of them; use --init random")
+    return hull or random_points(data.cameras.take(list(train)), count, generator)
 
 
 def thinned(scene: GaussianScene, most: int | None, generator: torch.Generator) -> GaussianScene:
@@ -122,42 +132,3 @@ def neighbour_spacing(positions: Tensor) -> Tensor:
     positive = spacing[spacing > 0]
     floor = float(np.median(positive)) * 1e-2 if positive.size else 1.0  # coincident points
     return torch.from_numpy(np.maximum(spacing, floor)).float()
-
-
-def random_points(cameras: Cameras, count: int, generator: torch.Generator) -> PointCloud:
-    """Grey points spread over what the cameras see: random view, random pixel, log-uniform depth.
-
-    Depths lie between 0.3 and 3 times the distance at which the cameras look.
-
-    Args:
-        cameras: V >= 1 views.
-        count: number of points.
-        generator: source of all randomness.
-    """
-    view = torch.randint(len(cameras), (count,), generator=generator)
-    uv = torch.rand(count, 2, generator=generator, dtype=torch.float64)
-    uv *= torch.stack([cameras.widths, cameras.heights], dim=-1)[view].double()
-    low, high = math.log(0.3), math.log(3.0)
-    depth = torch.exp(torch.rand(count, generator=generator, dtype=torch.float64) * (high - low) + low)
-    depth *= focus_distance(cameras)
-    pixels = torch.cat([uv, torch.ones(count, 1, dtype=torch.float64)], dim=-1)
-    rays = torch.linalg.solve(cameras.K.double()[view], pixels[..., None])[..., 0]
-    rotation = cameras.cam_from_world.double()[view][:, :3, :3]
-    positions = (rotation.mT @ (rays * depth[:, None])[..., None])[..., 0] + cameras.centers_world.double()[view]
-    return PointCloud(positions.float(), torch.full((count, 3), 0.5))
-
-
-def focus_distance(cameras: Cameras) -> float:
-    """Typical distance from the cameras to the point that their axes come closest to (world units).
-
-    Parallel axes have no such point: then twice the extent of the rig, or 1 for a single camera.
-    """
-    centers, axes = cameras.centers_world.double(), cameras.cam_from_world[:, 2, :3].double()
-    across = torch.eye(3, dtype=torch.float64) - axes[:, :, None] * axes[:, None, :]
-    normal = across.sum(dim=0)
-    fallback = 2.0 * cameras.extent_world or 1.0
-    if float(torch.linalg.eigvalsh(normal)[0]) < 1e-2 * len(cameras):
-        return fallback
-    focus = torch.linalg.solve(normal, (across @ centers[..., None]).sum(dim=0)[:, 0])
-    distance = float(((focus - centers) * axes).sum(dim=-1).median())
-    return distance if distance > 0 else fallback

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import re
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,7 +15,6 @@ from learn2splat.data.from_photos import (
     EXIF_IFD,
     FOCAL_LENGTH,
     ORIENTATION,
-    Registration,
     Stopped,
     _copy_upright,
     _share_a_lens,
@@ -21,6 +23,7 @@ from learn2splat.data.from_photos import (
 from learn2splat.data.photos import photo_size
 from learn2splat.data.procedural.source import make_scene
 from learn2splat.data.procedural.spec import ProceduralSpec
+from learn2splat.data.registration import Registration
 from learn2splat.data.sources import load_scene
 from tests.test_cli import l2s
 
@@ -140,8 +143,26 @@ def test_photos_share_a_lens_unless_something_tells_them_apart(tmp_path: Path) -
 
 
 def test_advice_is_given_when_few_photos_have_a_pose() -> None:
-    assert Registration(10, ("a", "b"), 5, 0.5, 1).advice == ""
+    assert Registration(10, ("a", "b"), 5, 0.5, 1).advice == []
     advice = Registration(10, ("a.jpg", "b.jpg", "c.jpg"), 5, 0.5, 2).advice
-    assert "only 7 of 10" in advice
-    assert "2 pieces" in advice
-    assert "c.jpg" in advice
+    assert len(advice) == 1
+    for part in ("only 7 of 10", "2 pieces", "c.jpg"):
+        assert part in advice[0]
+
+
+@pytest.mark.parametrize(
+    ("doubtful", "told"),
+    [
+        ({"pieces": 3, "missing": ("c.jpg",)}, "fell into 3 pieces.*c.jpg"),
+        ({"pieces": 3}, "3 beginnings were needed"),
+        ({"error_px": 1.6}, "1.6 pixels"),
+        ({"track": 2.4}, "2.4 photos on average"),
+        ({"points_in": {"a.jpg": 49, "b.jpg": 50}}, "1 photos show fewer than 50 points.*a.jpg"),
+    ],
+)
+def test_poses_that_are_doubtful_are_told_with_advice(doubtful: dict[str, Any], told: str) -> None:
+    sound = Registration(10, (), 500, 0.5, 1, track=4.0, points_in={"b.jpg": 90})
+    assert sound.advice == []
+    (paragraph,) = replace(sound, **doubtful).advice
+    assert re.search(told, paragraph)
+    assert replace(sound, error_px=1.6, shrunk_by=2.0).advice == [], "in pixels of what features were sought in"

@@ -147,14 +147,11 @@ def test_the_split_of_the_file_is_kept(tmp_path: Path) -> None:
     assert load(tmp_path, test_every=0).test == []
 
 
-def test_missing_photos_and_masks_are_told(tmp_path: Path) -> None:
-    written = content(poses(3))
-    written["frames"][0]["mask_path"] = "masks/0.png"
-    (write(tmp_path, written) / "images" / "1.png").unlink()
+def test_missing_photos_are_told(tmp_path: Path) -> None:
+    (write(tmp_path, content(poses(3))) / "images" / "1.png").unlink()
     scene = load(tmp_path)
     assert tuple(scene.image_names) == ("images/0.png", "images/2.png")
     assert "1 of 3 photos are missing" in scene.warnings[0]
-    assert "masks of 1 photos are not used" in scene.warnings[1]
 
 
 # ---- lenses, against formulas written out here

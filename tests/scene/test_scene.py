@@ -15,9 +15,10 @@ from plyfile import PlyData
 from learn2splat.data.base import PointCloud
 from learn2splat.scene.footprint import pixel_footprint_world
 from learn2splat.scene.gaussians import GaussianScene, rgb_to_sh0, sh0_to_rgb
-from learn2splat.scene.initialise import from_points, neighbour_spacing, random_points
+from learn2splat.scene.initialise import from_points, neighbour_spacing
 from learn2splat.scene.lineage import Lineage
 from learn2splat.scene.ply import BadPlyError, read_ply, write_ply
+from learn2splat.scene.random_points import random_points
 from tests.conftest import random_scene, ring_cameras
 
 
