@@ -129,7 +129,7 @@ def test_survivors_keep_their_history_to_the_bit_and_the_newborn_have_none(densi
     for key, rows in run.state.optimizer.rows.items():
         before = plain.state.optimizer.rows[key]
         assert torch.equal(rows[~lineage.fresh], before[lineage.parent[~lineage.fresh]]), key
-        if key in ("gain", "latent", "agreement", "seen"):
+        if key in ("gain", "latent", "agreement", "seen", "visibility"):
             assert torch.equal(rows, before[lineage.parent]), key
         else:
             assert not rows[lineage.fresh].any(), key

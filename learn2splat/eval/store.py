@@ -53,6 +53,15 @@ class Row:
 Given = ParamSpec("Given")
 Result = TypeVar("Result")
 
+OF_THE_MACHINE = {
+    sqlite3.SQLITE_FULL,
+    sqlite3.SQLITE_IOERR,
+    sqlite3.SQLITE_READONLY,
+    sqlite3.SQLITE_CANTOPEN,
+    sqlite3.SQLITE_BUSY,
+    sqlite3.SQLITE_LOCKED,
+}
+"""SQLite's errors that are not of the file's content."""
 PHOTO = ""
 """Stands for a method where a picture is the photo."""
 _COLUMNS = [entry.name for entry in fields(Row)]
@@ -74,9 +83,9 @@ def _named(
     def named(self: RowStore, *args: Given.args, **kwargs: Given.kwargs) -> Result:
         try:
             return method(self, *args, **kwargs)
-        except sqlite3.OperationalError as error:
-            raise OSError(f"{self.path} cannot be written or read ({error})") from error
         except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
+            if getattr(error, "sqlite_errorcode", 0) & 0xFF in OF_THE_MACHINE:
+                raise OSError(f"{self.path} cannot be written or read ({error})") from error
             raise UserError(f"{self.path}: not a file of rows, or a damaged one ({error}); choose another") from error
 
     return named

@@ -300,7 +300,8 @@ def test_what_is_left_out_is_said(tmp_path: Path) -> None:
     assert found.missing() == 0
     for name in ("leaderboard.md", "leaderboard.html", "leaderboard.json"):
         text = (tmp_path / name).read_text()
-        assert f"not in .: {tmp_path / 'fox'}" in text
+        assert "not in .: fox" in text
+        assert str(tmp_path) not in text
         assert "sparse:99 asks for 99 context views" in text
     with pytest.raises(UserError, match="no scene"):
         board(tmp_path / "none", scenes=scenes[1:])

@@ -40,6 +40,8 @@ MAX_LOG_STEP = 2.5
 PERSISTENCE_MEMORY = 0.9
 """Decay per step of the inner products that persistence is made of."""
 TINY = 1e-60
+INHERITED = ("visibility",)
+"""State rows that the newborn inherit: who is born beside a Gaussian is seen as often."""
 TRAIT_UNITS = {"size": 0.3, "loudness": 0.2, "visibility": 0.3}
 """Powers of traits that clearly show."""
 OPPOSED = 0.8
@@ -197,7 +199,7 @@ class LearnedRule(torch.nn.Module):
         return update, OptimizerState(rows, {"products": products})
 
     def reindex(self, state: OptimizerState, lineage: Lineage) -> OptimizerState:
-        return state.take(lineage, inherited=("visibility",))
+        return state.take(lineage, INHERITED)
 
     def _plain(self, given: _Given) -> tuple[GaussianScene, dict[str, Tensor], Tensor]:
         """The update, the new moments and `inner_products`, in torch on any device and in any precision."""

@@ -12,7 +12,7 @@ from learn2splat.optim.learned.features import COUNT, Evidence, features
 from learn2splat.optim.learned.knots import hat_functions, late_share, log_positions, ramp, row_of
 from learn2splat.optim.learned.moments import GROUPS, by_group, scaled_by_group, trusted
 from learn2splat.optim.learned.network import PointTransformer
-from learn2splat.optim.learned.rule import LearnedRule
+from learn2splat.optim.learned.rule import INHERITED, LearnedRule
 from learn2splat.scene.gaussians import GaussianScene
 from learn2splat.scene.lineage import Lineage
 from learn2splat.scene.neighbours import neighbour_distances
@@ -124,7 +124,7 @@ class LearnedGain(torch.nn.Module):
         return scaled, OptimizerState({**moments.rows, **own}, shared)
 
     def reindex(self, state: OptimizerState, lineage: Lineage) -> OptimizerState:
-        return state.take(lineage, inherited=OWN_ROWS)
+        return state.take(lineage, (*INHERITED, *OWN_ROWS))
 
     def _think(
         self,
