@@ -106,16 +106,20 @@ def jacobi(diagonal: Tensor) -> Operator:
 
 
 def block_jacobi(blocks: Tensor, diagonal: Tensor) -> Operator:
-    """Solves with small dense blocks of A, row by row.
+    """Solves with small dense blocks of A, row by row; with its diagonal where a block is not positive after rounding.
 
     Args:
         blocks: [N, k, k] positive definite: of the first k entries of each row.
         diagonal: [N, P] positive: of the entries from k on; the others are not used. x is [N, P].
     """
-    factors, side = torch.linalg.cholesky(blocks), blocks.shape[-1]
+    side = blocks.shape[-1]
+    scale = blocks.diagonal(dim1=1, dim2=2).rsqrt()  # to a diagonal of ones: raw parameters differ by many orders
+    factors, failed = torch.linalg.cholesky_ex(scale[:, :, None] * blocks * scale[:, None, :])
+    ones = torch.eye(side, dtype=blocks.dtype, device=blocks.device)
+    factors = torch.where((failed > 0)[:, None, None], ones, factors)
 
     def precondition(residual: Tensor) -> Tensor:
-        inside = torch.cholesky_solve(residual[:, :side, None], factors)[..., 0]
+        inside = scale * torch.cholesky_solve((scale * residual[:, :side])[..., None], factors)[..., 0]
         return torch.cat([inside, residual[:, side:] / diagonal[:, side:]], dim=1)
 
     return precondition

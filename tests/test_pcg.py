@@ -88,3 +88,16 @@ def test_nothing_is_solved_by_nothing() -> None:
     found = solve(lambda v: v, torch.zeros(4))
     assert found.ending is Ending.CONVERGED
     assert torch.equal(found.x, torch.zeros(4))
+
+
+def test_a_block_that_rounding_has_made_indefinite_is_solved_by_its_diagonal() -> None:
+    ray = torch.tensor([1.0, 1e3, 1e6])
+    singular = torch.outer(ray, ray) * (1 + 1e-6 * torch.triu(torch.ones(3, 3), 1))
+    singular = torch.minimum(singular, singular.T) * torch.tensor([[1.0, 1.1, 1.0], [1.1, 1.0, 1.0], [1.0, 1.0, 1.0]])
+    assert torch.linalg.eigvalsh(singular.double())[0] < 0
+    sound = torch.diag(torch.tensor([2.0, 4.0, 8.0]))
+    precondition = block_jacobi(torch.stack([singular, sound]), torch.full((2, 4), 2.0))
+    found = precondition(torch.ones(2, 4))
+    torch.testing.assert_close(found[0], torch.tensor([1.0, 1e-6, 1e-12, 0.5]))
+    torch.testing.assert_close(found[1], torch.tensor([0.5, 0.25, 0.125, 0.5]))
+
