@@ -17,6 +17,10 @@ from learn2splat.scene.lineage import Lineage
 
 AVERAGE_WINDOW = 0.1
 """The averaged scene spans about this share of the steps so far."""
+RECOVERED = 1.05
+"""A scene has recovered from a restart when the running loss is this many times the one before, or less ..."""
+LONGEST_RECOVERY = 1000
+"""... or after so many steps."""
 
 
 class OutcomeKind(Enum):
@@ -72,6 +76,8 @@ class RolloutState:
         scene: the current scene.
         optimizer: state of the optimizer.
         average: running average of the parameters, or None.
+        average_from: updates made when it began.
+        awaited_loss: the average stays as it is until the running loss is back at this; infinite when it goes on.
         best: the output scene at the lowest probe loss so far; without probe views, at the lowest running loss.
         footprint: pixel footprints [N], or None when the optimizer does not need them.
         neighbours: rows of the nearest Gaussians [N, k], likewise.
@@ -102,6 +108,8 @@ class RolloutState:
     best_loss: float = math.inf
     probe_loss: float = math.inf
     probe_step: int = 0
+    average_from: int = 0
+    awaited_loss: float = math.inf
     guard: Guard = field(default_factory=Guard)
     seconds_render: float = 0.0
     seconds_update: float = 0.0
@@ -139,16 +147,23 @@ class RolloutState:
     ) -> RolloutState:
         """The state after an update to ``scene``; ``loss`` was measured before it and tells the best if ``by_loss``."""
         step = self.step + 1
-        weight = min(1.0, 1.0 / (AVERAGE_WINDOW * step))
-        average = None if self.average is None else self.average.map(lambda old, new: old.lerp(new, weight), scene)
         known = math.isfinite(self.running_loss)
         running_loss = MEMORY * self.running_loss + (1 - MEMORY) * loss if known else loss
+        average, average_from, awaited_loss = self.average, self.average_from, self.awaited_loss
+        waits = math.isfinite(awaited_loss)
+        if waits and (running_loss <= RECOVERED * awaited_loss or step > average_from + LONGEST_RECOVERY):
+            average_from, awaited_loss, waits = self.step, math.inf, False
+        if average is not None and not waits:
+            weight = min(1.0, 1.0 / (AVERAGE_WINDOW * (step - average_from)))
+            average = average.map(lambda old, new: old.lerp(new, weight), scene)
         improved = by_loss and running_loss < self.best_loss
         return replace(
             self,
             scene=scene,
             optimizer=optimizer_state,
             average=average,
+            average_from=average_from,
+            awaited_loss=awaited_loss,
             best=self.output if improved else self.best,
             step=step,
             first_loss=self.first_loss if math.isfinite(self.first_loss) else loss,
@@ -161,8 +176,8 @@ class RolloutState:
         """The state after a densification: everything that has a row per Gaussian follows its lineage.
 
         An entry of the averaged scene goes on from its parent's average, or starts from the current value where the
-        densification changed it. Parameters that restart in all rows are the exception: their average absorbs the
-        change slowly, so that the output stays presentable while the scene recovers; losses from before no longer
+        densification changed it. Parameters that restart in all rows are the exception: the average then waits, so that
+        the output stays presentable, until the scene has recovered, and begins anew; losses from before no longer
         compare. The guard forgets the course of the loss at every change of rows: the optimizer is not to blame.
         """
         lineage = change.lineage
@@ -181,7 +196,15 @@ class RolloutState:
         )
         if not lineage.restarted:
             return after
-        return replace(after, first_loss=math.inf, running_loss=math.inf, lowest_loss=math.inf, probe_loss=math.inf)
+        return replace(
+            after,
+            first_loss=math.inf,
+            running_loss=math.inf,
+            lowest_loss=math.inf,
+            probe_loss=math.inf,
+            average_from=self.step,
+            awaited_loss=min(self.awaited_loss, self.running_loss),
+        )
 
     def gone_back(self, optimizer: SceneOptimizer, densifier: Densifier, by_loss: bool) -> RolloutState:
         """The best scene, from which ``optimizer`` and ``densifier`` start afresh; ``by_loss`` as in `advanced`."""
@@ -191,6 +214,7 @@ class RolloutState:
             scene=self.best,
             optimizer=optimizer.init(self.best),
             average=None if self.average is None else self.best,
+            awaited_loss=math.inf,
             footprint=None,
             neighbours=None,
             clusters=None,

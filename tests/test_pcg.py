@@ -100,4 +100,3 @@ def test_a_block_that_rounding_has_made_indefinite_is_solved_by_its_diagonal() -
     found = precondition(torch.ones(2, 4))
     torch.testing.assert_close(found[0], torch.tensor([1.0, 1e-6, 1e-12, 0.5]))
     torch.testing.assert_close(found[1], torch.tensor([0.5, 0.25, 0.125, 0.5]))
-

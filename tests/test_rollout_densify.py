@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from learn2splat import rollout_state
 from learn2splat.config import build, compose
 from learn2splat.data.views import RandomViews
 from learn2splat.densify.adaptive import AdaptiveDensityControl
@@ -174,6 +175,36 @@ def test_a_reset_begins_a_new_descent_and_leaves_the_average() -> None:
     assert len(records) == 5
     assert run.outcome().kind is OutcomeKind.OK
     assert run.state.first_loss == records[0].loss > before.running_loss
+
+
+def test_after_a_reset_the_average_waits_for_the_loss_and_begins_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    run = rollout("default")
+    run.growth = replace(run.growth, densifier=AdaptiveDensityControl(reset_every=7, refinements=NEVER))
+    list(run.run(7))
+    reset = run.state
+    assert math.isfinite(reset.awaited_loss)
+    assert reset.average_from == 7
+
+    def advanced(state: RolloutState, loss: float) -> RolloutState:
+        moved = state.scene.map(lambda tensor: tensor + 1)
+        return state.advanced(moved, state.optimizer, loss, by_loss=True)
+
+    high = advanced(advanced(reset, 2 * reset.awaited_loss), 2 * reset.awaited_loss)
+    assert high.average is reset.average
+    assert high.awaited_loss == reset.awaited_loss
+    late = replace(high, running_loss=math.inf)  # so that the next loss is the running loss
+    recovered = advanced(late, 1.04 * reset.awaited_loss)
+    assert (recovered.average_from, recovered.awaited_loss) == (late.step, math.inf)
+    assert recovered.average is not None
+    assert torch.equal(recovered.average.means, recovered.scene.means)
+    going_on = advanced(replace(recovered, step=recovered.step + 29), 0.0)  # the 31st of this average: weight 10 / 31
+    assert going_on.average is not None
+    expected = recovered.average.means.lerp(going_on.scene.means, 10 / 31)
+    torch.testing.assert_close(going_on.average.means, expected)
+    monkeypatch.setattr(rollout_state, "LONGEST_RECOVERY", 2)
+    given_up = advanced(high, 2 * reset.awaited_loss)
+    assert given_up.average is not None
+    assert torch.equal(given_up.average.means, given_up.scene.means)
 
 
 def test_the_degree_of_the_harmonics_is_raised_step_by_step() -> None:
