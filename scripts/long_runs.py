@@ -34,7 +34,8 @@ def folder(out: Path, scene: str, optimizer: str, seed: int) -> Path:
 def run(out: Path, captures: Path, scene: str, densify: str, optimizer: str, seed: int, steps: int) -> None:
     """Take up a run, or begin it."""
     at = folder(out, scene, optimizer, seed)
-    if (at / "summary.json").is_file():
+    summary = at / "summary.json"
+    if summary.is_file() and json.loads(summary.read_text(encoding="utf-8"))["outcome"] != "interrupted":
         return
     command = [sys.executable, "-m", "learn2splat.cli", "optimize", "--scene", str(captures / scene), "--out", str(at)]
     command += ["--steps", str(steps), "--densify", densify, "--optimizer", optimizer, "--seed", str(seed)]
