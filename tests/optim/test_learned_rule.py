@@ -147,7 +147,7 @@ def test_constants_interpolate_in_log_step_and_follow_the_views() -> None:
         rule.weight[group, DIRECTIONS.index("slow")] = 0.5
 
     def step(at: int, views: int = 24) -> float:
-        return float(rule.constants(context(at, 1, views)).factor["quats"].detach().log())
+        return float(rule.constants(context(at, 1, views)).factor[group].detach().log())
 
     squashed = lambda value: 2.5 * float(torch.tanh(torch.tensor(value / 2.5)))  # noqa: E731
     assert step(0) == pytest.approx(0.0, abs=1e-6)
@@ -158,10 +158,10 @@ def test_constants_interpolate_in_log_step_and_follow_the_views() -> None:
     assert step(99) == step(10_000) == pytest.approx(squashed(-1.0), rel=1e-5)
     many = rule.constants(context(5, 1, 48))
     for views, share in ((1, 0.0), (3, 0.0), (5, math.log(6 / 4) / math.log(9 / 4)), (8, 1.0), (24, 0.0), (48, 0.0)):
-        means = rule.constants(context(5, 1, views)).factor["means"].detach()
+        means = rule.constants(context(5, 1, views)).factor[GROUPS.index("means")].detach()
         assert float(means.log()) == pytest.approx(squashed(share), rel=1e-5, abs=1e-6)
-    assert float(many.weights["slow"]["quats"].detach()) == pytest.approx(0.5, rel=1e-6)
-    assert float(many.weights["slow"]["means"].detach()) == 0.0
+    assert float(many.weights[DIRECTIONS.index("slow"), group].detach()) == pytest.approx(0.5, rel=1e-6)
+    assert float(many.weights[DIRECTIONS.index("slow"), GROUPS.index("means")].detach()) == 0.0
 
 
 @given(st.lists(st.floats(-9, 9, width=32), min_size=len(DIRECTIONS), max_size=len(DIRECTIONS)))
@@ -170,7 +170,7 @@ def test_the_mixture_never_opposes_the_base(weights: list[float]) -> None:
     rule = LearnedRule(RATES, SCHEDULE, knots=(0, 9, 99))
     with torch.no_grad():
         rule.weight += torch.tensor(weights)[None, :, None]
-    mixed = [float(rule.constants(context(9, 1, 24)).weights[name]["quats"].detach()) for name in DIRECTIONS]
+    mixed = rule.constants(context(9, 1, 24)).weights[:, GROUPS.index("quats")].tolist()
     positive = 1 + sum(max(0.0, weight) for weight in weights)
     assert 1 + sum(mixed) >= 0.2 * positive * (1 - 1e-5)
     if 1 + sum(weights) >= 0.2 * positive:  # then nothing is changed

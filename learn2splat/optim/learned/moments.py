@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -53,21 +54,23 @@ def as_matrix(parameter: Tensor) -> Tensor:
     return parameter.reshape(parameter.shape[0], math.prod(parameter.shape[1:]))
 
 
-def as_columns(values: Mapping[str, Tensor], scene: GaussianScene) -> dict[str, Tensor]:
-    """One number per group -> one per column of each parameter, [1, width].
+def as_columns(values: Tensor, scene: GaussianScene) -> dict[str, Tensor]:
+    """[..., groups] numbers by group -> [..., width] by column of each parameter.
 
     Args:
-        values: group -> scalar tensor.
+        values: in the order of `GROUPS`.
         scene: gives the widths.
     """
-    columns = {}
-    for name, tensor in scene.items():
-        if name == "sh":
-            width = 3 * (tensor.shape[1] - 1)
-            columns[name] = torch.cat([values["sh0"].expand(3), values["shN"].expand(width)])[None]
-        else:
-            columns[name] = values[name].expand(math.prod(tensor.shape[1:]))[None]
-    return columns
+    widths = [math.prod(tensor.shape[1:]) for tensor in scene.tensors()]
+    columns = values[..., _group_of_column(scene.sh.shape[1], values.device)]
+    return dict(zip(PARAMETERS, columns.split(widths, dim=-1), strict=True))
+
+
+@cache
+def _group_of_column(coefficients: int, device: torch.device) -> Tensor:
+    """Index of the group of each number of a Gaussian, with so many harmonics per channel."""
+    widths = (3, 3, 4, 1, 3, 3 * (coefficients - 1))
+    return torch.arange(len(GROUPS), device=device).repeat_interleave(torch.tensor(widths, device=device))
 
 
 def advance(old: Mapping[str, Tensor], grad: Tensor, decays: MomentDecays) -> dict[str, Tensor]:

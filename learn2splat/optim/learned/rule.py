@@ -50,16 +50,16 @@ OPPOSED = 0.8
 
 @dataclass(frozen=True)
 class StepConstants:
-    """What the rule does at one step: per group, a factor on the base rate and weights of `DIRECTIONS`.
+    """What the rule does at one step, per group of `GROUPS`.
 
     Args:
-        factor: group -> scalar tensor, 1 for the base optimizer.
-        weights: direction -> group -> scalar tensor, 0 for the base optimizer.
+        factor: [groups], 1 for the base optimizer.
+        weights: [directions, groups], 0 for the base optimizer.
         powers: [traits, groups] powers of the traits of each Gaussian in its steps, 0 for the base optimizer.
     """
 
-    factor: dict[str, Tensor]
-    weights: dict[str, dict[str, Tensor]]
+    factor: Tensor
+    weights: Tensor
     powers: Tensor
 
 
@@ -120,11 +120,8 @@ class LearnedRule(torch.nn.Module):
         if persistence is not None:
             log_step = log_step + (self.feedback @ hats) * persistence.to(log_step)
         weight = trusted(_descent(self.weight @ hats), context.trust)
-        factor = step_factors(log_step, context.trust)
-        weights = {
-            name: dict(zip(GROUPS, column, strict=True)) for name, column in zip(DIRECTIONS, weight.T, strict=True)
-        }
-        return StepConstants(factor, weights, trusted((self.power @ hats).T, context.trust))
+        powers = trusted((self.power @ hats).T, context.trust)
+        return StepConstants(step_factors(log_step, context.trust), weight.T, powers)
 
     def perturbed(self, generator: torch.Generator) -> LearnedRule:
         """A copy whose steps are larger or smaller: all of them by up to e^1, each group by some more."""
@@ -204,8 +201,7 @@ class LearnedRule(torch.nn.Module):
     def _plain(self, given: _Given) -> tuple[GaussianScene, dict[str, Tensor], Tensor]:
         """The update, the new moments and `inner_products`, in torch on any device and in any precision."""
         grads, constants = given.grads, given.constants
-        factor = as_columns(constants.factor, grads)
-        weights = {name: as_columns(values, grads) for name, values in constants.weights.items()}
+        factor, weights = as_columns(constants.factor[None], grads), as_columns(constants.weights, grads)
         updates: list[Tensor] = []
         products: list[Tensor] = []
         rows: dict[str, Tensor] = {}
@@ -218,7 +214,7 @@ class LearnedRule(torch.nn.Module):
             for group, columns in groups.items():
                 squares[:, columns] = given.squares[:, GROUPS.index(group), None]
             base, others = directions(moments, grad, given.age[name], squares, self.decays, self.damping)
-            mixed = base + sum(weights[j][name].to(grad) * direction for j, direction in others.items())
+            mixed = base + sum(w * b for w, b in zip(weights[name].to(grad), others.values(), strict=True))
             rate = given.rates[name] * factor[name].to(grad)
             updates.append((-rate * mixed).view_as(grad))
         return scaled_by_group(GaussianScene(*updates), given.gains), rows, torch.stack(products)
@@ -226,8 +222,7 @@ class LearnedRule(torch.nn.Module):
     def _fused(self, given: _Given) -> tuple[GaussianScene, dict[str, Tensor], Tensor]:
         """The same in the compiled library."""
         grads, constants = given.grads, given.constants
-        factor = as_columns(constants.factor, grads)
-        weights = {name: as_columns(values, grads) for name, values in constants.weights.items()}
+        factor, weights = as_columns(constants.factor[None], grads), as_columns(constants.weights, grads)
         parameters, gains = [], given.gains.clone()
         for (name, grad), (_, columns) in zip(grads.items(), _columns(grads), strict=True):
             rate = given.rates[name]
@@ -235,8 +230,9 @@ class LearnedRule(torch.nn.Module):
                 gains[:, columns.first_group] *= rate[:, 0]
                 rate = torch.ones_like(factor[name])
             moments = [given.rows[f"{moment}.{name}"] for moment in MOMENTS]
-            of_parameter = torch.cat([weights[j][name] for j in DIRECTIONS])
-            parameters.append(RuleParameter(grad, moments, given.age[name], rate * factor[name], of_parameter, columns))
+            parameters.append(
+                RuleParameter(grad, moments, given.age[name], rate * factor[name], weights[name], columns)
+            )
         device, decays = grads.means.device, vars(self.decays)
         corrections = [
             ages.corrections(decays[moment], 0.5 if moment.startswith("v") else 1.0, torch.float32, device)
@@ -291,10 +287,9 @@ def _descent(weight: Tensor) -> Tensor:
     return torch.where(weight < 0, weight * shrink, weight)
 
 
-def step_factors(log_step: Tensor, trust: float = 1.0) -> dict[str, Tensor]:
-    """Group -> factor on its base rate, from a logarithm [groups] kept within +-MAX_LOG_STEP, times ``trust``."""
-    bounded = MAX_LOG_STEP * torch.tanh(log_step / MAX_LOG_STEP)
-    return dict(zip(GROUPS, trusted(bounded, trust).exp(), strict=True))
+def step_factors(log_step: Tensor, trust: float = 1.0) -> Tensor:
+    """[groups] factors on base rates, from a logarithm kept within +-MAX_LOG_STEP, times ``trust``."""
+    return trusted(MAX_LOG_STEP * torch.tanh(log_step / MAX_LOG_STEP), trust).exp()
 
 
 def random_shift(generator: torch.Generator) -> Tensor:

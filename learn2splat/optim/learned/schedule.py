@@ -54,7 +54,7 @@ class LearnedSchedule(torch.nn.Module):
             update, state = self.adam.update(grads, state, scene, context)
         with torch.set_grad_enabled(self.training and torch.is_grad_enabled()):
             log_step = self.log_step @ hat_functions(context.step, self.log_knots).to(self.log_step)
-            factors = as_columns(step_factors(log_step), scene)
+            factors = as_columns(step_factors(log_step)[None], scene)
             scaled = [(as_matrix(tensor) * factors[name].to(tensor)).view_as(tensor) for name, tensor in update.items()]
         return GaussianScene(*scaled), state
 
