@@ -70,7 +70,7 @@ def as_columns(values: Tensor, scene: GaussianScene) -> dict[str, Tensor]:
 def _group_of_column(coefficients: int, device: torch.device) -> Tensor:
     """Index of the group of each number of a Gaussian, with so many harmonics per channel."""
     widths = (3, 3, 4, 1, 3, 3 * (coefficients - 1))
-    return torch.arange(len(GROUPS), device=device).repeat_interleave(torch.tensor(widths, device=device))
+    return torch.tensor([group for group, width in enumerate(widths) for _ in range(width)], device=device)
 
 
 def advance(old: Mapping[str, Tensor], grad: Tensor, decays: MomentDecays) -> dict[str, Tensor]:
