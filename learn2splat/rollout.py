@@ -143,7 +143,7 @@ class Rollout:
         kind, message = self._ended
         ended_well = kind in (OutcomeKind.OK, OutcomeKind.INTERRUPTED) and not (self.guarded and self.state.has_risen)
         if ended_well and not self.probe:
-            which = "last" if self.state.average is None else "averaged"
+            which = self.state.output_is
             return Outcome(kind, self.state.output, which, self.state.step, message)
         return Outcome(kind, self.state.best, "best", self.state.step, message)
 

@@ -128,8 +128,17 @@ class RolloutState:
         return cls(scene, optimizer.init(scene), averaged, scene, statistics=densifier.init(scene))
 
     @property
+    def output_is(self) -> str:
+        """What `output` is: "last", "averaged", or "best" while the average waits."""
+        if self.average is None:
+            return "last"
+        return "best" if math.isfinite(self.awaited_loss) else "averaged"
+
+    @property
     def output(self) -> GaussianScene:
         """The scene to evaluate and to write."""
+        if self.output_is == "best":
+            return self.best
         return self.scene if self.average is None else self.average
 
     @property
@@ -176,8 +185,8 @@ class RolloutState:
         """The state after a densification: everything that has a row per Gaussian follows its lineage.
 
         An entry of the averaged scene goes on from its parent's average, or starts from the current value where the
-        densification changed it. Parameters that restart in all rows are the exception: the average then waits, so that
-        the output stays presentable, until the scene has recovered, and begins anew; losses from before no longer
+        densification changed it. Parameters that restart in all rows are the exception: the average then waits until the
+        scene has recovered, and begins anew; so long the best scene is the output. Losses from before no longer
         compare. The guard forgets the course of the loss at every change of rows: the optimizer is not to blame.
         """
         lineage = change.lineage

@@ -191,12 +191,14 @@ def test_after_a_reset_the_average_waits_for_the_loss_and_begins_anew(monkeypatc
 
     high = advanced(advanced(reset, 2 * reset.awaited_loss), 2 * reset.awaited_loss)
     assert high.average is reset.average
+    assert high.output is reset.best
     assert high.awaited_loss == reset.awaited_loss
     late = replace(high, running_loss=math.inf)  # so that the next loss is the running loss
     recovered = advanced(late, 1.04 * reset.awaited_loss)
     assert (recovered.average_from, recovered.awaited_loss) == (late.step, math.inf)
     assert recovered.average is not None
     assert torch.equal(recovered.average.means, recovered.scene.means)
+    assert recovered.output is recovered.average
     going_on = advanced(replace(recovered, step=recovered.step + 29), 0.0)  # the 31st of this average: weight 10 / 31
     assert going_on.average is not None
     expected = recovered.average.means.lerp(going_on.scene.means, 10 / 31)
