@@ -185,8 +185,8 @@ class RolloutState:
         """The state after a densification: everything that has a row per Gaussian follows its lineage.
 
         An entry of the averaged scene goes on from its parent's average, or starts from the current value where the
-        densification changed it. Parameters that restart in all rows are the exception: the average then waits until the
-        scene has recovered, and begins anew; so long the best scene is the output. Losses from before no longer
+        densification changed it. Parameters that restart in all rows are the exception: the average then waits until
+        the scene has recovered, and begins anew; so long the best scene is the output. Losses from before no longer
         compare. The guard forgets the course of the loss at every change of rows: the optimizer is not to blame.
         """
         lineage = change.lineage
