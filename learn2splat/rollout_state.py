@@ -137,8 +137,11 @@ class RolloutState:
     @property
     def output(self) -> GaussianScene:
         """The scene to evaluate and to write."""
-        if self.output_is == "best":
-            return self.best
+        return self.best if self.output_is == "best" else self.averaged
+
+    @property
+    def averaged(self) -> GaussianScene:
+        """The average, even while it waits, and without one the scene: of the rows of the scene in any case."""
         return self.scene if self.average is None else self.average
 
     @property

@@ -67,7 +67,7 @@ class AveragedTrajectory:
     def __call__(self, tape: Sequence[TapedStep], rollout: Rollout, held: Sequence[int], seed: int) -> Tensor:
         generator = torch.Generator().manual_seed(seed)
         views = _some(held, self.held_views, generator) + _some(rollout.train, self.train_views, generator)
-        ahead = rollout.scene_loss.gradient(rollout.state.output, views).grads
+        ahead = rollout.scene_loss.gradient(rollout.state.averaged, views).grads
         later = self.later_early if rollout.state.step <= self.early_steps else self.later_late
         gained, size = torch.zeros(()), torch.zeros(())
         batches = zeros_like(ahead)

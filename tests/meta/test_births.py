@@ -57,7 +57,7 @@ def test_credit_through_a_densification_is_the_derivative_of_the_held_out_loss(
     densifier, row, shift = BIRTHS[births], GROUPS.index(group), 0.02
 
     def outcome(one: Life) -> GaussianScene:
-        return one.rollout.state.output if averaged else one.rollout.state.scene
+        return one.rollout.state.averaged if averaged else one.rollout.state.scene
 
     start = life_with_births(densifier, 1e-3)
     optimizer = start.rollout.optimizer
