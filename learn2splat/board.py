@@ -110,7 +110,7 @@ class Board:
             if one.kind == "steps":
                 skipped = cells.side_by_side(self.tasks, self.entries, one.budgets, config.workers or cores())
             else:
-                skipped = cells.alone(self.tasks, self.methods, one.budgets)
+                skipped = cells.alone(self.tasks, self.methods, one.budgets, str(config.reference))
             for task, reason in skipped.items():
                 self._note(f"left out: {task.scene} ({task.setting}): {reason}")
             self.tasks = [task for task in self.tasks if task not in skipped]
@@ -126,7 +126,7 @@ class Board:
         rows = self.rows()
         if not rows or not self.whole:
             return None
-        found, reference = tables(rows), str(self.config.reference)
+        found, reference = tables(rows, self.config.seen), str(self.config.reference)
         entries: list[Entry] = [e for setting, table in found.items() for e in table.entries(setting, reference)]
         about = About(
             reference,

@@ -271,8 +271,10 @@ class Rollout:
 
     def _warm_up(self) -> None:
         """Load libraries and fill caches outside the measured time; changes nothing else."""
-        started = self._clock()
-        self._measured(self.state.scene, self.train[:1])
+        started, scene = self._clock(), self.state.scene
+        batch = self._measured(scene, self.train[:1])
+        anew = self._with_geometry(RolloutState.start(scene, self.optimizer))
+        self._updated(anew, batch, self.train[:1], scene.sh_degree)
         for view in self.train:
             self.scene_loss.photos([view])  # decoded now, and kept as far as the cache goes
         if self.state.step == 0:

@@ -1,6 +1,6 @@
 """`l2s leaderboard` as a Hydra application, so that a launcher can sweep its shards over processes or a cluster.
 
-    pip install hydra-submitit-launcher
+    pip install 'learn2splat[cluster]'
     python scripts/leaderboard.py --multirun preset=full shard=0/4,1/4,2/4,3/4 hydra/launcher=submitit_slurm
     l2s leaderboard preset=full
 

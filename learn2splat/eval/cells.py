@@ -104,13 +104,17 @@ class Cells:
                 skipped[job.task] = found
         return skipped
 
-    def alone(self, tasks: Sequence[Task], methods: Sequence[Method], budgets: Budgets) -> dict[Task, str]:
+    def alone(
+        self, tasks: Sequence[Task], methods: Sequence[Method], budgets: Budgets, reference: str
+    ) -> dict[Task, str]:
         """Measure one task after the other, its methods in turn.
 
         Args:
             tasks: what to optimise.
             methods: who competes.
             budgets: in seconds.
+            reference: the method whose times the others' are compared with; where it is measured already it runs again
+                beside those that are not, for its times alone.
 
         Returns:
             The tasks that cannot be measured, and why.
@@ -125,10 +129,11 @@ class Cells:
             except UserError as error:
                 skipped[task] = str(error)
                 continue
-            for measured in measure(start, missing, budgets, self.stop):
-                self._keep(
-                    task, budgets, Finished(measured, start.digest, _photo(start)), f"timed {number}/{len(tasks)}"
-                )
+            beside = [one for one in methods if one.name == reference and one not in missing]
+            for measured in measure(start, [*missing, *beside], budgets, self.stop, reference):
+                if measured.method not in [one.name for one in beside]:
+                    finished = Finished(measured, start.digest, _photo(start))
+                    self._keep(task, budgets, finished, f"timed {number}/{len(tasks)}")
         return skipped
 
     def _keep(self, task: Task, budgets: Budgets, found: Finished, progress: str) -> None:

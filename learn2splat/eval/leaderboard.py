@@ -11,9 +11,13 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 
+from learn2splat.eval.protocol import PHOTOMETRIC
 from learn2splat.eval.statistics import Summary, differences, markdown, per_scene, summarise, win_rate
 from learn2splat.eval.store import Row
 from learn2splat.eval.task import Task
+
+UNSEEN = ", unseen scenes"
+"""Ending of the name of a setting: without scenes that some method was trained or tuned on."""
 
 
 @dataclass(frozen=True)
@@ -21,7 +25,8 @@ class Entry:
     """One method in one setting at one budget.
 
     Args:
-        setting, kind, budget, method: which; see `Task.setting` and `Row`.
+        setting, kind, budget, method: which; see `Task.setting`, `UNSEEN` and `Row`.
+        loss: what it minimises, see `Row`.
         psnr: held-out PSNR over scenes, in dB.
         worst_scene: where it is least.
         ssim: mean over scenes.
@@ -30,7 +35,7 @@ class Entry:
         failures: outcome -> number of runs that had ended so by then; their PSNR counts, that of their best scene.
         steps: mean number of updates by then.
         ms_per_step: mean over scenes of optimisation time per update; None where seconds were not measured.
-        time_ratio: geometric mean over scenes of the time per update by that of the reference.
+        time_ratio: geometric mean over scenes of the time per update by that of the reference, taken in turn with it.
         oracle_psnr: mean over scenes of the best PSNR over all budgets in steps, chosen with the result at hand.
     """
 
@@ -38,6 +43,7 @@ class Entry:
     kind: str
     budget: float
     method: str
+    loss: str
     psnr: Summary
     worst_scene: str
     ssim: float
@@ -111,6 +117,15 @@ class Table:
                 found.setdefault(row.scene, []).append(1000 * row.seconds / row.step)
         return {scene: float(np.mean(values)) for scene, values in found.items()}
 
+    def time_ratio(self, budget: float, method: str, reference: str) -> float | None:
+        """Geometric mean over scenes of the time per update by that of ``reference``; None where it did not run too."""
+        found: dict[str, list[float]] = {}
+        for row in self.cell("seconds", budget, method):
+            if row.step and row.reference == reference:
+                ratio = 1.0 if method == reference else 1000 * row.seconds / row.step / row.reference_ms
+                found.setdefault(row.scene, []).append(math.log(ratio))
+        return math.exp(float(np.mean([np.mean(logs) for logs in found.values()]))) if found else None
+
     def entry(self, setting: str, kind: str, budget: float, method: str, reference: str) -> Entry | None:
         """What the table says about one cell; None where it is empty."""
         rows = self.cell(kind, budget, method)
@@ -119,13 +134,12 @@ class Table:
         ours = self.psnr(kind, budget, method)
         paired = [] if method == reference else differences(ours, self.psnr(kind, budget, reference))
         times = self.ms_per_step(budget, method) if kind == "seconds" else {}
-        theirs = self.ms_per_step(budget, reference) if kind == "seconds" else {}
-        logs = [math.log(times[scene] / theirs[scene]) for scene in times.keys() & theirs.keys()]
         return Entry(
             setting,
             kind,
             budget,
             method,
+            rows[0].loss,
             psnr=summarise(list(ours.values())),
             worst_scene=min(ours, key=lambda scene: ours[scene]),
             ssim=float(np.mean(list(per_scene(rows, method, kind, budget, "ssim").values()))),
@@ -134,7 +148,7 @@ class Table:
             failures=dict(Counter(row.outcome for row in rows if row.outcome != "ok")),
             steps=float(np.mean([row.step for row in rows])),
             ms_per_step=float(np.mean(list(times.values()))) if times else None,
-            time_ratio=math.exp(float(np.mean(logs))) if logs else None,
+            time_ratio=self.time_ratio(budget, method, reference) if kind == "seconds" else None,
             oracle_psnr=self.best_over_run(method) if kind == "steps" else None,
         )
 
@@ -145,12 +159,16 @@ class Table:
         return [entry for entry in found if entry is not None]
 
 
-def tables(rows: Sequence[Row]) -> dict[str, Table]:
-    """Setting -> its rows."""
+def tables(rows: Sequence[Row], seen: Sequence[str] = ()) -> dict[str, Table]:
+    """Setting -> its rows; where some of its scenes are ``seen``, a second time without them (`UNSEEN`)."""
     found: dict[str, list[Row]] = {}
     settings = {key: Task.from_key(key).setting for key in {row.task for row in rows}}
     for row in rows:
         found.setdefault(settings[row.task], []).append(row)
+    for setting, all_rows in list(found.items()):
+        unseen = [row for row in all_rows if row.scene not in seen]
+        if 0 < len(unseen) < len(all_rows):
+            found[setting + UNSEEN] = unseen
     return {setting: Table(found[setting]) for setting in sorted(found)}
 
 
@@ -161,7 +179,7 @@ def as_json(entries: Sequence[Entry], rows: Sequence[Row], about: Mapping[str, o
         record = asdict(row) | {"setting": Task.from_key(row.task).setting}
         del record["task"]
         if row.kind == "steps":  # processes that shared a machine
-            for name in ("seconds", "seconds_render", "seconds_update"):
+            for name in ("seconds", "seconds_render", "seconds_update", "reference", "reference_ms"):
                 del record[name]
         runs.append(record)
     return {**about, "entries": [asdict(entry) for entry in entries], "runs": runs}
@@ -171,7 +189,7 @@ def as_csv(entries: Sequence[Entry]) -> str:
     """One line per entry; nested fields are named ``psnr.mean`` and so on, failures are counted."""
     stream = io.StringIO()
     nested = ("count", "mean", "median", "worst", "low", "high")
-    flat = ("setting", "kind", "budget", "method")
+    flat = ("setting", "kind", "budget", "method", "loss")
     rest = ("worst_scene", "ssim", "wins", "steps", "ms_per_step", "time_ratio", "oracle_psnr")
     names = [*flat, *(f"psnr.{name}" for name in nested), *(f"over_reference.{name}" for name in nested), *rest]
     writer = csv.writer(stream, lineterminator="\n")
@@ -209,7 +227,8 @@ def _statistics(entries: Sequence[Entry], reference: str) -> str:
     heads += ["steps", "ms per step", f"x {reference}"] if timed else ["best over the run (oracle)"]
     lines = ["| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
     for e in entries:
-        cells = [e.method, f"{e.psnr.mean:.2f} [{e.psnr.low:.2f}, {e.psnr.high:.2f}]", f"{e.psnr.median:.2f}"]
+        name = e.method if e.loss == PHOTOMETRIC else f"{e.method} ({e.loss})"
+        cells = [name, f"{e.psnr.mean:.2f} [{e.psnr.low:.2f}, {e.psnr.high:.2f}]", f"{e.psnr.median:.2f}"]
         cells += [f"{e.psnr.worst:.2f} ({e.worst_scene})", f"{e.ssim:.3f}"]
         cells.append("-" if e.wins is None else f"{100 * e.wins:.0f} %")
         cells.append(", ".join(f"{count} {outcome}" for outcome, count in sorted(e.failures.items())) or "0")

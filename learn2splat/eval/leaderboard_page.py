@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from learn2splat.eval.leaderboard import Entry, Table
+from learn2splat.eval.leaderboard import UNSEEN, Entry, Table
 from learn2splat.eval.leaderboard_curves import colours, of_scene, overview
 from learn2splat.page import data_url, write_page
 
@@ -52,9 +52,10 @@ def write_pages(
         about: the rest.
     """
     colour = colours(sorted({method for table in found.values() for method in table.methods}), about.reference)
-    scenes = sorted({scene for table in found.values() for scene in table.scenes})
+    whole = {setting: table for setting, table in found.items() if not setting.endswith(UNSEEN)}
+    scenes = sorted({scene for table in whole.values() for scene in table.scenes})
     for scene in scenes:
-        _write_scene(folder / SCENES / f"{slug(scene)}.html", scene, found, pictures.get(scene, {}), colour)
+        _write_scene(folder / SCENES / f"{slug(scene)}.html", scene, whole, pictures.get(scene, {}), colour)
     sections = []
     for setting, table in found.items():
         ours = [entry for entry in entries if entry.setting == setting]
@@ -71,11 +72,12 @@ def write_pages(
                     for kind, budget in budgets
                 },
                 "multiples": [
-                    (scene, slug(scene), of_scene(table, scene, colour, small=True)) for scene in table.scenes
+                    (scene, slug(scene), of_scene(table, scene, colour, small=True))
+                    for scene in (table.scenes if setting in whole else ())
                 ],
             }
         )
-    failures = sum(row.outcome != "ok" for table in found.values() for row in _last_rows(table))
+    failures = sum(row.outcome != "ok" for table in whole.values() for row in _last_rows(table))
     write_page(
         folder / INDEX,
         "eval/leaderboard.html.j2",
@@ -84,7 +86,7 @@ def write_pages(
         colour=colour,
         scenes=scenes,
         failures=failures,
-        runs=sum(len(_last_rows(table)) for table in found.values()),
+        runs=sum(len(_last_rows(table)) for table in whole.values()),
     )
     return folder / INDEX
 

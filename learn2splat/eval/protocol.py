@@ -10,8 +10,8 @@ import json
 import logging
 import math
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -21,15 +21,18 @@ from learn2splat.data.views import RandomViews, probe_views
 from learn2splat.eval.metrics import evaluate, means
 from learn2splat.eval.store import Row, RowStore
 from learn2splat.eval.task import Start, Task, prepare
-from learn2splat.optim.base import SceneOptimizer
+from learn2splat.optim.base import Need, SceneOptimizer
 from learn2splat.render.base import Renderer
 from learn2splat.rollout import Rollout
 from learn2splat.rollout_state import OutcomeKind, RolloutState, StepRecord
+from learn2splat.scene.gaussians import GaussianScene
 
 TURN_STEPS = 10
 """Steps that one method takes before it is the next one's turn."""
 ERROR = "error"
 """Outcome of a run whose optimizer raised an exception."""
+PHOTOMETRIC, SQUARED_ERROR = "photometric", "squared error"
+"""What a method minimises: L1 and SSIM as all others, or its own."""
 
 
 @dataclass(frozen=True)
@@ -85,18 +88,48 @@ class Measured:
     picture: Tensor
 
 
+@dataclass(frozen=True)
+class _Point:
+    """Where a run stands between two steps: the scene to evaluate, how it has ended if so, and what it took."""
+
+    scene: GaussianScene
+    outcome: str
+    step: int = 0
+    seconds_render: float = 0.0
+    seconds_update: float = 0.0
+    guard_actions: int = 0
+    seconds_guard: float = 0.0
+
+    @property
+    def seconds(self) -> float:
+        return self.seconds_render + self.seconds_update
+
+
 @dataclass
 class _Run:
     """One method on one task, in progress."""
 
     method: Method
+    loss: str
     rollout: Rollout
     records: Iterator[StepRecord]
-    due_steps: list[int]
-    due_seconds: list[float]
+    due: dict[str, list[float]]
     rows: list[Row] = field(default_factory=list)
     picture: Tensor | None = None
     raised: bool = False
+
+    @property
+    def now(self) -> _Point:
+        state, outcome = self.rollout.state, self.rollout.outcome()
+        return _Point(
+            state.best if self.raised else outcome.scene,
+            ERROR if self.raised else outcome.kind.value,
+            state.step,
+            state.seconds_render,
+            state.seconds_update,
+            state.guard.actions,
+            state.guard.seconds,
+        )
 
 
 def run_task(
@@ -131,22 +164,37 @@ def run_task(
 
 
 def measure(
-    start: Start, methods: Sequence[Method], budgets: Budgets, stop: Callable[[], bool] = lambda: False
+    start: Start,
+    methods: Sequence[Method],
+    budgets: Budgets,
+    stop: Callable[[], bool] = lambda: False,
+    reference: str = "",
 ) -> Iterator[Measured]:
     """Run ``methods`` in turn; each is yielded once it is through.
 
     The next turn is always that of the method that is furthest behind, in seconds when there are budgets in seconds.
+    A budget in seconds is that of the last step that ended within it.
 
     Args:
         start: what they are given.
         methods: who competes.
         budgets: when to evaluate.
         stop: asked before each turn; True ends all without another result.
+        reference: the one of ``methods`` whose time per update, taken in turn with theirs, is kept in all rows.
     """
-    active = [_begin(method, start, budgets) for method in methods]
+    active: list[_Run] = []
+    for method in methods:
+        try:
+            active.append(_begin(method, start, budgets))
+        except Exception:
+            _log_failure(method, start)
+            due = _due(budgets)
+            rows, picture = _evaluated(_Point(start.scene, ERROR), due, method.name, PHOTOMETRIC, start)
+            yield Measured(method.name, rows, picture)
+    pace = next((run for run in active if run.method.name == reference), None)
     while active and not stop():
         run = min(active, key=lambda run: run.rollout.state.seconds if budgets.seconds else run.rollout.state.step)
-        if _take_turn(run, start):
+        if _take_turn(run, start, pace):
             active.remove(run)
             assert run.picture is not None
             yield Measured(run.method.name, run.rows, run.picture)
@@ -161,60 +209,79 @@ def _begin(method: Method, start: Start, budgets: Budgets) -> _Run:
     rollout = Rollout(start.loss, train, optimizer, sampler, state, horizon, probe, method.guard)
     seconds = math.inf if budgets.steps else max(budgets.seconds)
     records = rollout.run(sys.maxsize if horizon is None else horizon, time_budget=seconds)
-    return _Run(method, rollout, records, list(budgets.steps), list(budgets.seconds))
+    loss = SQUARED_ERROR if Need.SQUARED_ERROR_MODEL in optimizer.needs else PHOTOMETRIC
+    return _Run(method, loss, rollout, records, _due(budgets))
 
 
-def _take_turn(run: _Run, start: Start) -> bool:
+def _due(budgets: Budgets) -> dict[str, list[float]]:
+    return {"steps": list(budgets.steps), "seconds": list(budgets.seconds)}
+
+
+def _log_failure(method: Method, start: Start) -> None:
+    name = start.loss.data.name
+    logging.getLogger(__name__).exception("%s failed on %s (%s)", method.name, name, start.task.setting)
+
+
+def _take_turn(run: _Run, start: Start, pace: _Run | None) -> bool:
     """Some steps of one method, with the evaluations that fall due; whether it is through."""
+
+    def evaluate_due(kind: str, done: float, point: _Point) -> None:
+        due = [budget for budget in run.due[kind] if budget <= done]
+        if due:
+            run.due[kind] = run.due[kind][len(due) :]
+            rows, run.picture = _evaluated(point, {kind: due}, run.method.name, run.loss, start)
+            if pace is not None and pace.now.step:
+                ms = 1000 * pace.now.seconds / pace.now.step
+                rows = [replace(row, reference=pace.method.name, reference_ms=ms) for row in rows]
+            run.rows += rows
+
     for _ in range(TURN_STEPS):
-        _evaluate_due(run, start)
+        before = run.now
+        evaluate_due("steps", before.step, before)
         try:
             going_on = next(run.records, None) is not None
         except Exception:
-            name = start.loss.data.name
-            logging.getLogger(__name__).exception("%s failed on %s (%s)", run.method.name, name, start.task.setting)
+            _log_failure(run.method, start)
             going_on, run.raised = False, True
+        after = run.now
+        failed = after.outcome != OutcomeKind.OK.value
+        evaluate_due("seconds", math.inf if failed else after.seconds, after if failed else before)
         if not going_on:
-            _evaluate_due(run, start, ended=True)
+            evaluate_due("steps", math.inf if failed else after.step, after)
             return True
     return False
 
 
-def _evaluate_due(run: _Run, start: Start, ended: bool = False) -> None:
-    state = run.rollout.state
-    outcome = run.rollout.outcome()
-    failed = run.raised or outcome.kind is not OutcomeKind.OK
-    due: list[tuple[str, float]] = []
-    while run.due_steps and (run.due_steps[0] <= state.step or (ended and failed)):
-        due.append(("steps", run.due_steps.pop(0)))
-    while run.due_seconds and (run.due_seconds[0] <= state.seconds or (ended and failed)):
-        due.append(("seconds", run.due_seconds.pop(0)))
-    if not due:
-        return
-    views = list(evaluate(state.best if run.raised else outcome.scene, start.loss, start.test))
-    run.picture = next(view.image for view in views if view.view == start.shown)
+def _evaluated(
+    point: _Point, due: Mapping[str, Sequence[float]], method: str, loss: str, start: Start
+) -> tuple[list[Row], Tensor]:
+    """A row for each budget that is due, and the picture."""
+    views = list(evaluate(point.scene, start.loss, start.test))
     scores = means([view.scores for view in views])
     psnr, ssim = scores["psnr"], scores["ssim"]
     assert psnr is not None
     assert ssim is not None
-    for kind, budget in due:
-        run.rows.append(
-            Row(
-                task=start.task.key,
-                scene=start.loss.data.name,
-                method=run.method.name,
-                seed=start.task.seed,
-                kind=kind,
-                budget=float(budget),
-                step=state.step,
-                psnr=psnr,
-                ssim=ssim,
-                seconds=state.seconds,
-                seconds_render=state.seconds_render,
-                seconds_update=state.seconds_update,
-                gaussians=len(state.scene),
-                outcome=ERROR if run.raised else outcome.kind.value,
-                guard_actions=state.guard.actions,
-                seconds_guard=state.guard.seconds,
-            )
+    rows = [
+        Row(
+            task=start.task.key,
+            scene=start.loss.data.name,
+            method=method,
+            seed=start.task.seed,
+            kind=kind,
+            budget=float(budget),
+            step=point.step,
+            psnr=psnr,
+            ssim=ssim,
+            seconds=point.seconds,
+            seconds_render=point.seconds_render,
+            seconds_update=point.seconds_update,
+            gaussians=len(point.scene),
+            outcome=point.outcome,
+            guard_actions=point.guard_actions,
+            seconds_guard=point.seconds_guard,
+            loss=loss,
         )
+        for kind, budgets in due.items()
+        for budget in budgets
+    ]
+    return rows, next(view.image for view in views if view.view == start.shown)

@@ -30,6 +30,8 @@ class Row:
         outcome: "ok", or how the run had failed by then; metrics are then those of the best scene it had.
         guard_actions: how often the guard had acted by then.
         seconds_guard: the part of ``seconds_update`` that it took.
+        loss: what was minimised: "photometric", or the method's own.
+        reference, reference_ms: a method that was stepped in turn with this one, and milliseconds per its update.
     """
 
     task: str
@@ -48,6 +50,9 @@ class Row:
     outcome: str
     guard_actions: int = 0
     seconds_guard: float = 0.0
+    loss: str = "photometric"
+    reference: str = ""
+    reference_ms: float = 0.0
 
 
 Given = ParamSpec("Given")
@@ -64,7 +69,7 @@ OF_THE_MACHINE = {
 """SQLite's errors that are not of the file's content."""
 PHOTO = ""
 """Stands for a method where a picture is the photo."""
-_COLUMNS = [entry.name for entry in fields(Row)]
+_COLUMNS = {entry.name: entry.default for entry in fields(Row)}
 _SCHEMA = f"""
 create table if not exists rows ({", ".join(_COLUMNS)}, primary key (task, method, kind, budget));
 create table if not exists runs (task, method, budgets, primary key (task, method));
@@ -107,9 +112,9 @@ class RowStore:
         self._connection = sqlite3.connect(path)
         self._connection.executescript(_SCHEMA)
         known = {name for _, name, *_ in self._connection.execute("pragma table_info(rows)")}
-        for name in _COLUMNS:
-            if name not in known:  # measured by an earlier version, which had no such number
-                self._connection.execute(f"alter table rows add column {name} default 0")
+        for name, default in _COLUMNS.items():
+            if name not in known:  # measured by an earlier version, which had no such column
+                self._connection.execute(f"alter table rows add column {name} default {default!r}")
 
     @_named
     def register(self, method: str, digest: str) -> None:

@@ -17,9 +17,8 @@ def row(
     scene: str, method: str, psnr: float, kind: str = "steps", budget: float = 10, seed: int = 0, outcome: str = "ok"
 ) -> Row:
     step, seconds = (int(budget), 9.0) if kind == "steps" else (100, budget * (2.0 if method == "slow" else 1.0))
-    return Row(
-        Task(scene, seed=seed).key, scene, method, seed, kind, budget, step, psnr, 0.5, seconds, 0, 0, 10, outcome
-    )
+    key, beside = Task(scene, seed=seed).key, {"reference": "adam", "reference_ms": 10 * budget}
+    return Row(key, scene, method, seed, kind, budget, step, psnr, 0.5, seconds, 0, 0, 10, outcome, **beside)
 
 
 ROWS = [
@@ -54,7 +53,18 @@ def test_times_are_ratios_by_scene() -> None:
     assert entry is not None
     assert entry.ms_per_step == pytest.approx(20.0)
     assert entry.time_ratio == pytest.approx(2.0)
+    assert table.time_ratio(1.0, "adam", "adam") == 1.0
+    assert table.time_ratio(1.0, "slow", "sgd") is None  # which was not there
     assert table.entry("dense", "seconds", 1.0, "absent", "adam") is None
+
+
+def test_scenes_that_were_trained_on_are_left_out_once() -> None:
+    found = tables(ROWS, seen=["x", "nowhere"])
+    assert {setting: table.scenes for setting, table in found.items()} == {
+        "dense": ["x", "y", "z"],
+        "dense, unseen scenes": ["y", "z"],
+    }
+    assert list(tables(ROWS, seen=["x", "y", "z"])) == ["dense"]
 
 
 def test_settings_are_apart() -> None:
