@@ -14,6 +14,16 @@ from learn2splat.eval.store import RowStore
 from tests.browser import look
 from tests.eval.test_board import SCENES, SMALL, board
 
+MOVE_SLIDER = """<script>
+const slider = document.querySelector(".compare input");
+slider.value = 20;
+slider.dispatchEvent(new Event("input"));
+addEventListener("load", () => {
+  const box = document.querySelector(".compare");
+  box.dataset.widths = [...box.querySelectorAll("img")].map(image => image.naturalWidth).join(" ");
+});
+</script>"""
+
 
 def test_the_example_joins_and_the_pages_need_no_network(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     flags = ["--scenes", SCENES[0], "--settings", "dense,sparse:3", "--optimizers", "adam", "--out", str(tmp_path)]
@@ -65,8 +75,17 @@ def test_a_browser_shows_sorts_and_compares(tmp_path: Path) -> None:
     shown = re.findall(r'data-budget="([^"]*)"( hidden="")?', dom)
     assert [budget for budget, hidden in shown if not hidden] == ["steps 12.0"]
     assert len(shown) == 3
-    dom = look(scene_page, tmp_path / "scene.png")
+    overview, multiples = dom.split('<div class="multiples">')
+    assert len(re.findall(r'<a href="scenes/[^"]*">\s*<svg', multiples)) == len(SCENES)
+    assert (
+        overview.count('id="FillBetweenPolyCollection') == 2 * 3
+    )  # a band for each method, of PSNR and of its difference
+    (scene_page.parent / "moved.html").write_text(scene_page.read_text().replace("</body>", f"{MOVE_SLIDER}</body>"))
+    dom = look(scene_page.parent / "moved.html", tmp_path / "scene.png")
     assert len(re.findall(r'<img alt="(?:left|right)" src="data:image/jpeg', dom)) == 2
+    assert 'style="--cut: 20%;"' in dom
+    widths = re.findall(r'data-widths="(\d+) (\d+)"', dom)
+    assert [int(width) for width in widths[0]] == [32, 32]  # both pictures are whole
     for picture in ("index.png", "scene.png"):
         pixels = np.asarray(Image.open(tmp_path / picture).convert("RGB"))
         assert pixels.shape == (900, 1200, 3)
