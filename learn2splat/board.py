@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig
 
 from learn2splat.config import BadConfigError, choices, compose
 from learn2splat.data.procedural.spec import is_spec
@@ -23,8 +23,8 @@ from learn2splat.eval.store import PHOTO as PHOTO_ROW
 from learn2splat.eval.store import Row, RowStore
 from learn2splat.eval.task import Task
 from learn2splat.eval.workers import cores
-from learn2splat.files import shareable, write_text
-from learn2splat.run_folder import machine
+from learn2splat.files import shareable, shareable_paths, write_text
+from learn2splat.run_folder import machine, shareable_yaml
 from learn2splat.scoring import scene_names
 
 PASSES = ("steps", "seconds")
@@ -132,12 +132,13 @@ class Board:
             reference,
             shareable(self.notes),
             machine() | {"cores": cores()},
-            shareable(OmegaConf.to_yaml(self.config, resolve=True)),
+            shareable_yaml(self.config),
             self.missing(),
         )
         plain = {"reference": reference, "notes": self.notes, "machine": about.machine, "missing": about.missing}
         plain["methods"] = [
-            {"name": one.name, "optimizer": self.entries[one.name], "digest": one.digest} for one in self.methods
+            {"name": one.name, "optimizer": shareable_paths(self.entries[one.name]), "digest": one.digest}
+            for one in self.methods
         ]
         content = as_json(entries, rows, shareable(plain))
         write_text(self.folder / "leaderboard.json", json.dumps(content, indent=1, allow_nan=False) + "\n")

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -63,8 +64,8 @@ def load(folder: Path, kind: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
         BadCheckpointError: missing, of another kind or a newer schema, damaged, or not what its manifest says.
     """
     recover(folder)
-    try:
-        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+    with _reading(folder):
+        manifest = _manifest(folder)
         found = (manifest["kind"], manifest["schema"])
         if found[0] != kind:
             raise BadCheckpointError(f"{folder}: a checkpoint of {found[0]!r}, expected {kind!r}")
@@ -76,8 +77,6 @@ def load(folder: Path, kind: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
         if {name: [list(t.shape), str(t.dtype)] for name, t in tensors.items()} != manifest["tensors"]:
             raise BadCheckpointError(f"{folder}: tensors are not those of {MANIFEST}; {REMEDY}")
         return tensors, manifest["config"]
-    except (OSError, json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, SafetensorError) as error:
-        raise BadCheckpointError(f"{folder}: not a readable checkpoint ({_reason(error)}); {REMEDY}") from error
 
 
 def kind_of(folder: Path) -> str:
@@ -86,15 +85,34 @@ def kind_of(folder: Path) -> str:
     Raises:
         BadCheckpointError: it is none.
     """
+    with _reading(folder):
+        return str(_manifest(folder)["kind"])
+
+
+def digest_of(folder: Path) -> str:
+    """Checksum of the tensors in ``folder``, as its manifest states it.
+
+    Raises:
+        BadCheckpointError: it is no checkpoint.
+    """
+    with _reading(folder):
+        return str(_manifest(folder)["sha256"])
+
+
+@contextmanager
+def _reading(folder: Path) -> Iterator[None]:
+    """Whatever a damaged file makes its readers raise within becomes a `BadCheckpointError`."""
     try:
-        return str(json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["kind"])
-    except (OSError, json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
-        raise BadCheckpointError(f"{folder}: no checkpoint ({_reason(error)}); {REMEDY}") from error
+        yield
+    except BadCheckpointError:
+        raise
+    except (OSError, ValueError, RecursionError, KeyError, TypeError, SafetensorError) as error:
+        reason = f"{type(error).__name__}: {error}"
+        raise BadCheckpointError(f"{folder}: not a readable checkpoint ({reason}); {REMEDY}") from error
 
 
-def _reason(error: Exception) -> str:
-    """What went wrong, without the bytes that it went wrong with."""
-    return f"{type(error).__name__}: {error}"
+def _manifest(folder: Path) -> Any:
+    return json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
 
 
 def _digest(path: Path) -> str:

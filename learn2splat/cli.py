@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import signal
 import sys
@@ -20,7 +21,8 @@ from learn2splat.errors import UserError
 from learn2splat.interrupts import Interrupts
 
 EXIT_BUG, EXIT_BAD_INPUT, EXIT_DIVERGED, EXIT_MEMORY, EXIT_CANNOT_WRITE = 1, 2, 3, 4, 5
-CANNOT_WRITE = "free some space, make the folder writable, or name another with --out"
+FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+LOCKED = {errno.EROFS, errno.EACCES, errno.EPERM}
 HELP = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
 
 
@@ -45,7 +47,7 @@ Examples:
 @click.option(
     "--scene",
     metavar="PATH",
-    help="A COLMAP, nerfstudio, instant-ngp or Blender capture, or procedural:seed=0,views=20,...",
+    help="A COLMAP, nerfstudio, instant-ngp, Blender, Polycam or Record3D capture, or procedural:seed=0,views=20,...",
 )
 @click.option("--steps", type=int, help="Updates in all (2000).")
 @click.option(
@@ -220,6 +222,7 @@ def run(command: Callable[[], object]) -> int:
 
 
 def _explain(error: Exception) -> int:
+    from learn2splat.files import CannotWriteError
     from learn2splat.memory import REMEDY, MemoryLimitError
     from learn2splat.render.base import BackendMissingError
     from learn2splat.rollout import is_out_of_memory
@@ -231,15 +234,26 @@ def _explain(error: Exception) -> int:
         return EXIT_MEMORY
     elif isinstance(error, UserError | FileExistsError):
         code = EXIT_BAD_INPUT
-    elif isinstance(error, OSError):
-        click.echo(f"l2s: {error}; {CANNOT_WRITE}", err=True)
+    elif isinstance(error, CannotWriteError) or (isinstance(error, OSError) and error.errno in {*FULL, errno.EROFS}):
+        click.echo(f"l2s: {error}; {_remedy(error.errno)}", err=True)
         return EXIT_CANNOT_WRITE
+    elif isinstance(error, OSError):
+        click.echo(f"l2s: {error}; check that it is there, that it can be read and what it is", err=True)
+        return EXIT_BAD_INPUT
     else:
         traceback.print_exception(error)
         click.echo("l2s: this is a bug of learn2splat; please report the lines above", err=True)
         return EXIT_BUG
     click.echo(f"l2s: {error}", err=True)
     return code
+
+
+def _remedy(number: int | None) -> str:
+    """What to do about an error of the system, by its number, when something cannot be written."""
+    free, unlock, other = "free some space", "make the folder writable", "name another with --out"
+    if number is None:
+        return f"{free}, {unlock}, or {other}"
+    return f"{free}, or {other}" if number in FULL else f"{unlock}, or {other}" if number in LOCKED else other
 
 
 def _exit_code(outcome: str, signal_number: int | None) -> int:

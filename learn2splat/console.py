@@ -52,7 +52,7 @@ class ConsoleListener(Listener):
             f"[bold]{data.name}[/]: {len(session.train)} training and {len(session.test)} held-out views, "
             f"{len(session.rollout.state.scene):,} Gaussians, {type(session.scene_loss.renderer).__name__}"
         )
-        for warning in data.warnings:
+        for warning in session.warnings:
             self.console.print(f"[yellow]warning:[/] {warning}")
         self.task = self.progress.add_task(
             "",

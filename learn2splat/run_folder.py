@@ -21,7 +21,7 @@ from torch import Tensor
 from learn2splat import __version__, checkpoint
 from learn2splat.data.views import ViewSampler
 from learn2splat.errors import UserError
-from learn2splat.files import shareable, write_text, write_whole
+from learn2splat.files import shareable, shareable_paths, write_text, write_whole
 from learn2splat.rollout_checkpoint import pack_rollout, unpack_rollout
 from learn2splat.rollout_state import OutcomeKind, RolloutState
 
@@ -75,7 +75,7 @@ class RunFolder:
             config = OmegaConf.load(self.path / "config.yaml")
         except OSError as error:
             raise RunFolderError(f"{self.path} holds no run to resume (no config.yaml); leave out --resume") from error
-        except (yaml.YAMLError, OmegaConfBaseException, UnicodeDecodeError) as error:
+        except (yaml.YAMLError, OmegaConfBaseException, ValueError, RecursionError) as error:
             reason = " ".join(str(error).split())
             raise RunFolderError(f"{self.path / 'config.yaml'} is damaged ({reason}); start a new run") from error
         if not isinstance(config, DictConfig) or not config:
@@ -105,7 +105,7 @@ class RunFolder:
         """Whether the run ended by itself."""
         try:
             outcome = json.loads((self.path / "summary.json").read_text(encoding="utf-8"))["outcome"]
-        except (OSError, ValueError, KeyError, TypeError):
+        except (OSError, ValueError, RecursionError, KeyError, TypeError):
             return False
         return bool(outcome != OutcomeKind.INTERRUPTED.value)
 
@@ -178,7 +178,12 @@ def _processor() -> str:
 
 def command() -> list[str]:
     """The command as typed, but for local paths."""
-    return ["l2s", *shareable(sys.argv[1:])]
+    return ["l2s", *shareable_paths(sys.argv[1:])]
+
+
+def shareable_yaml(config: DictConfig) -> str:
+    """A resolved configuration, but for local paths."""
+    return OmegaConf.to_yaml(OmegaConf.create(shareable_paths(OmegaConf.to_container(config, resolve=True))))
 
 
 def newest_unfinished(parent: Path) -> Path | None:

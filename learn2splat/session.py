@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from torch import Tensor
 
 from learn2splat.camera_paths import sized, tour
@@ -21,14 +21,15 @@ from learn2splat.densify.base import MAX_GAUSSIANS, Growth, NoDensifier
 from learn2splat.estimate import MEASURED_STEPS, Estimate, estimate, step_bytes
 from learn2splat.eval.metrics import Scores, means
 from learn2splat.eval.report import figure, write_report
-from learn2splat.files import shareable
+from learn2splat.files import shareable, shareable_paths
 from learn2splat.memory import MemoryLimit, machine_memory_mb, peak_memory_mb
 from learn2splat.optim.base import SceneOptimizer
 from learn2splat.rollout import Rollout
 from learn2splat.rollout_state import Outcome, RolloutState, StepRecord
-from learn2splat.run_folder import RunFolder, machine
+from learn2splat.run_folder import RunFolder, machine, shareable_yaml
 from learn2splat.scene.gaussians import GaussianScene
 from learn2splat.scene.ply import write_ply
+from learn2splat.scene.rig import geometric_findings
 from learn2splat.start import start_scene
 from learn2splat.uncertainty import OFF, chosen_proximal
 from learn2splat.video import mp4
@@ -139,6 +140,7 @@ class Session:
         )
         self.metrics = folder.read_metrics(state.step) if folder is not None and resume else []
         self.records: list[StepRecord] = []
+        self.warnings = [*data.warnings, *map(str, geometric_findings(data))]
         self.interventions: list[str] = []  # what a person changed while it ran
         self._evaluated: tuple[GaussianScene, dict[int, Scores]] | None = None
 
@@ -237,7 +239,7 @@ class Session:
         summary = {
             "outcome": outcome.kind.value,
             "message": outcome.message,
-            "scene": str(self.config.scene),
+            "scene": shareable_paths(str(self.config.scene)),
             "written_scene": outcome.which,
             "steps": outcome.steps,
             "views": {"train": len(self.train), "probe": len(self.probe), "test": len(self.test)},
@@ -256,13 +258,13 @@ class Session:
                 "base_steps": state.guard.base_steps,
                 "seconds": state.guard.seconds,
             },
-            "warnings": [*self.data.warnings, *self.interventions],
+            "warnings": [*self.warnings, *self.interventions],
             "notes": self.capture.notes,
             "machine": machine(),
         }
         path = sized(tour(self.data.cameras, FILM_FRAMES), FILM_PX)
         film = mp4(self.capture.film(outcome.scene, path), fps=FILM_FPS, quality=FILM_QUALITY)
-        config = shareable(OmegaConf.to_yaml(self.config, resolve=True))
+        config = shareable_yaml(self.config)
         write_report(folder.report, shareable(summary), self.metrics, figures, outcome.scene, film, config)
         folder.write_summary(summary)
 

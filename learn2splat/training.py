@@ -16,7 +16,7 @@ from learn2splat.config import build
 from learn2splat.data.base import SceneData
 from learn2splat.data.sources import load_scene
 from learn2splat.errors import UserError
-from learn2splat.files import shareable
+from learn2splat.files import shareable_paths
 from learn2splat.meta.estimator import TaskSource
 from learn2splat.meta.listener import Listeners, TrainingListener
 from learn2splat.meta.progress import Progress
@@ -25,7 +25,7 @@ from learn2splat.meta.tensorboard import EventWriter
 from learn2splat.meta.train import MetaTrainer
 from learn2splat.optim.learned.pretrained import INITIALISER, KIND, UNCERTAINTY, load_pretrained, save_pretrained
 from learn2splat.predict.uncertainty import UncertaintyHead
-from learn2splat.run_folder import command
+from learn2splat.run_folder import command, shareable_yaml
 from learn2splat.scoring import scene_names
 
 
@@ -121,7 +121,7 @@ def _lead(trainer: MetaTrainer[Any], listener: TrainingListener, stop: Callable[
 def _listeners(listener: TrainingListener, progress: Progress, config: DictConfig) -> Listeners:
     """``listener``, and those that write files."""
     folder = Path(config.out)
-    report = ReportWriter(folder / "report.html", command(), shareable(OmegaConf.to_yaml(config, resolve=True)))
+    report = ReportWriter(folder / "report.html", command(), shareable_yaml(config))
     try:
         return Listeners(listener, report, EventWriter(folder / "tensorboard", progress))
     except ImportError:
@@ -150,7 +150,7 @@ def _save(optimizer: torch.nn.Module, progress: Progress, config: DictConfig) ->
     about = {
         "command": command(),
         "version": __version__,
-        "config": shareable(OmegaConf.to_container(config, resolve=True)),
+        "config": shareable_paths(OmegaConf.to_container(config, resolve=True)),
         "best_score": progress.best_score,
         "base_score": progress.base_score,
         "history": [row for row in progress.history if "score" in row],

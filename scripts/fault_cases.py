@@ -189,6 +189,30 @@ def chunk(folder: Path) -> None:
     torch.save([{"key": "a", "cameras": row, "images": [encoded, encoded]}], folder / "a.torch")
 
 
+CAMERA, METADATA = "polycam/keyframes/cameras/1.json", "record3d/metadata.json"
+
+
+def polycam(folder: Path) -> None:
+    """A raw export of Polycam with two photos."""
+    (folder / CAMERA).parent.mkdir(parents=True)
+    (folder / CAMERA).parents[1].joinpath("images").mkdir()
+    for number in range(2):
+        pose = {f"t_{row}{column}": float(row == column) for row in range(3) for column in range(4)} | {"t_03": number}
+        camera = {"fx": 30.0, "fy": 30.0, "cx": 16.0, "cy": 12.0, "width": 32, "height": 24}
+        (folder / CAMERA).with_stem(str(number)).write_text(json.dumps(camera | pose))
+        shutil.copy(photo(folder, number), (folder / CAMERA).parents[1] / f"images/{number}.png")
+
+
+def record3d(folder: Path) -> None:
+    """An export of Record3D with two photos."""
+    (folder / "record3d/rgb").mkdir(parents=True)
+    poses = [[0, 0, 0, 1, number, 0, 0] for number in range(2)]
+    K = [30.0, 0, 0, 0, 30.0, 0, 16.0, 12.0, 1]
+    (folder / METADATA).write_text(json.dumps({"w": 32, "h": 24, "K": K, "poses": poses}))
+    for number in range(2):
+        shutil.copy(photo(folder, number), folder / f"record3d/rgb/{number}.png")
+
+
 SCENE = "procedural:seed=3,views=4,width=32"
 MADE = ["optimize", "--scene", SCENE, "--optimizer", "adam", "--steps", "2", "--out", "run", *SMALL]
 BINARY = [part if part != "scene" else "binary" for part in OPTIMIZE]

@@ -10,8 +10,9 @@ import numpy as np
 from fault_cases import (
     AGAIN,
     BINARY,
-    EXPORT,
+    CAMERA,
     JSON_AGAIN,
+    METADATA,
     OPTIMIZE,
     SPARSE,
     case,
@@ -22,10 +23,10 @@ from fault_cases import (
     huge_png,
     only,
     photo,
-    ply,
+    polycam,
+    record3d,
     renamed,
     resaved,
-    run_first,
     transforms,
     word,
 )
@@ -78,8 +79,8 @@ def looking_away(lines: list[str]) -> list[str]:
     ]
 
 
-case("degenerate poses: all cameras in one place", 0, "", edited(IMAGES, in_one_place))
-case("views that see nothing", 0, "", edited(IMAGES, looking_away))
+case("degenerate poses: all cameras in one place", 0, r"taken from one place: move", edited(IMAGES, in_one_place))
+case("views that see nothing", 0, r"100 % of the points lie behind.*convention", edited(IMAGES, looking_away))
 case("one view", 0, "", edited(IMAGES, lambda x: x[:2]))
 case(
     "one view, and three asked for", 2, r"sparse:3", edited(IMAGES, lambda x: x[:2]), [*OPTIMIZE, "--views", "sparse:3"]
@@ -259,36 +260,21 @@ case(
 CHUNK = [p if p != "scene" else "a.torch" for p in OPTIMIZE]
 case("truncated chunk", 2, r"a\.torch is no chunk.*download", only(chunk, cut("a.torch")), CHUNK)
 case("garbage chunk", 2, r"a\.torch is no chunk.*download", filled("a.torch"), CHUNK)
-
-# ---- PLY
-
-case("missing PLY", 2, r"no such file", command=EXPORT)
-case("garbage PLY", 2, r"a\.ply.*no PLY header.*export", filled("a.ply"), EXPORT)
+POLYCAM = [p if p != "scene" else "polycam" for p in OPTIMIZE]
+case("garbage camera of Polycam", 2, rf"1\.json is not JSON.*{JSON_AGAIN}", only(polycam, filled(CAMERA)), POLYCAM)
 case(
-    "truncated PLY",
+    "camera of Polycam without a focal length",
     2,
-    r"a\.ply.*early end-of-file.*export",
-    only(run_first, lambda f: shutil.copy(f / "run/point_cloud.ply", f / "a.ply"), cut("a.ply")),
-    EXPORT,
+    rf"1\.json: fx is None, not a finite number; {JSON_AGAIN}",
+    only(polycam, lambda f: (f / CAMERA).write_text((f / CAMERA).read_text().replace("fx", "f"))),
+    POLYCAM,
 )
+RECORD3D = [p if p != "scene" else "record3d" for p in OPTIMIZE]
+case("garbage metadata of Record3D", 2, rf"not JSON.*{JSON_AGAIN}", only(record3d, filled(METADATA)), RECORD3D)
 case(
-    "PLY that announces 10^15 vertices",
+    "Record3D with a photo more than poses",
     2,
-    r"a\.ply.*truncated",
-    filled("a.ply", ply(f"element vertex {10**15}\nproperty float x\n")),
-    EXPORT,
-)
-case(
-    "PLY without Gaussians",
-    2,
-    r"not a Gaussian scene, it lacks",
-    filled("a.ply", ply("element vertex 1\nproperty float x\n", bytes(4))),
-    EXPORT,
-)
-case(
-    "unknown suffix to export to",
-    2,
-    r"\.ply, \.splat or \.spz",
-    run_first,
-    ["scene", "export", "run/point_cloud.ply", "a.obj"],
+    r"has 2 poses for 3 photos",
+    only(record3d, lambda f: shutil.copy(f / "record3d/rgb/0.png", f / "record3d/rgb/2.png")),
+    RECORD3D,
 )

@@ -1,4 +1,4 @@
-"""Faulty runs and options of ``faults.py``, and machines that are full, likewise."""
+"""Faulty PLY files, runs and options of ``faults.py``, and machines that are full, likewise."""
 
 from __future__ import annotations
 
@@ -6,16 +6,53 @@ import json
 import shutil
 
 from fault_cases import (
+    EXPORT,
     MADE,
+    OPTIMIZE,
     RESUME,
     SCENE,
     SMALL,
+    SPARSE,
     case,
     cut,
     filled,
     only,
+    ply,
     run_first,
     trained,
+)
+
+# ---- PLY
+
+case("missing PLY", 2, r"no such file", command=EXPORT)
+case("garbage PLY", 2, r"a\.ply.*no PLY header.*export", filled("a.ply"), EXPORT)
+case(
+    "truncated PLY",
+    2,
+    r"a\.ply.*early end-of-file.*export",
+    only(run_first, lambda f: shutil.copy(f / "run/point_cloud.ply", f / "a.ply"), cut("a.ply")),
+    EXPORT,
+)
+case(
+    "PLY that announces 10^15 vertices",
+    2,
+    r"a\.ply.*truncated",
+    filled("a.ply", ply(f"element vertex {10**15}\nproperty float x\n")),
+    EXPORT,
+)
+case(
+    "PLY without Gaussians",
+    2,
+    r"not a Gaussian scene, it lacks",
+    filled("a.ply", ply("element vertex 1\nproperty float x\n", bytes(4))),
+    EXPORT,
+)
+case(
+    "unknown suffix to export to",
+    2,
+    r"\.ply, \.splat or \.spz",
+    run_first,
+    ["scene", "export", "run/point_cloud.ply", "a.obj"],
 )
 
 # ---- safetensors, checkpoints, run folders, rows
@@ -108,6 +145,22 @@ case(
     BOARD,
 )
 
+TRAINED_BOARD = [p if p != "adam" else "trained" for p in BOARD]
+case(
+    "garbage manifest of an optimizer to compare",
+    2,
+    r"trained: not a readable checkpoint.*copy the folder again",
+    only(trained, filled("trained/manifest.json")),
+    TRAINED_BOARD,
+)
+case(
+    "manifest nested 100,000 deep",
+    2,
+    r"trained: not a readable checkpoint.*copy the folder again",
+    only(trained, filled("trained/manifest.json", b"[" * 100_000)),
+    TRAINED_BOARD,
+)
+
 # ---- options
 
 case("unknown option", 2, r"No such option.*--stepz", command=[*MADE, "--stepz", "3"])
@@ -124,6 +177,28 @@ case(
     2,
     r"denser",
     command=["leaderboard", "--scenes", SCENE, "--settings", "denser", "--optimizers", "adam", "--out", "run"],
+)
+
+# ---- a folder where a file should be, and the other way round
+
+for name in ("cameras.txt", "images.txt"):
+    case(
+        f"a folder called {name}",
+        2,
+        rf"(?i)is a directory.*{name}|{name}.*is a directory",
+        lambda f, name=name: ((f / SPARSE / name).unlink(), (f / SPARSE / name).mkdir()),  # type: ignore[misc]
+    )
+case(
+    "a file called images",
+    2,
+    r"photos.*was found.*put them into",
+    only(lambda f: shutil.rmtree(f / "scene/images"), filled("scene/images")),
+)
+case(
+    "a folder to start from",
+    2,
+    r"binary: not a readable PLY.*Is a directory",
+    command=[*OPTIMIZE, "--init", "ply:binary"],
 )
 
 # ---- the machine
@@ -152,14 +227,14 @@ case("out of memory", 4, r"out of memory: lower --max-size", command=BIG, limits
 case(
     "an output below a file",
     5,
-    r"(?i)not a directory.*name another with --out",
+    r"(?i)not a directory: 'file/run'; name another with --out",
     filled("file"),
     [p if p != "run" else "file/run" for p in MADE],
 )
 case(
     "an output that cannot be made",
     5,
-    r"name another with --out",
+    r"/proc/run'; name another with --out",
     command=[p if p != "run" else "/proc/run" for p in MADE],
 )
 case(
@@ -169,6 +244,7 @@ case(
     command=MADE,
     limits={"RLIMIT_FSIZE": 3000},
 )
+case("an output that is a file", 2, r"run exists and is not empty.*another --out", filled("run"), MADE)
 ON_DISK = [p if p != "run" else "disk/run" for p in MADE]
 BOARD_ON_DISK = [p if p != "board" else "disk/board" for p in BOARD]
 case("full disk", 5, r"(?i)no space left.*free some space", command=ON_DISK, mount="size=16k")

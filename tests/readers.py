@@ -16,14 +16,16 @@ from plyfile import PlyData, PlyElement
 from learn2splat import checkpoint
 from learn2splat.api import open_session
 from learn2splat.data import colmap_binary, colmap_text
-from learn2splat.data.base import BadSceneError, SceneData
+from learn2splat.data.base import BadSceneError, SceneData, SceneSource
 from learn2splat.data.chunks import ChunkSource
 from learn2splat.data.colmap_text_writer import write_colmap_text
 from learn2splat.data.colmap_writer import write_colmap
 from learn2splat.data.photos import decode_photo, photo_size
 from learn2splat.data.point_cloud import read_point_ply
+from learn2splat.data.polycam import PolycamSource
 from learn2splat.data.procedural.source import make_scene
 from learn2splat.data.procedural.spec import ProceduralSpec
+from learn2splat.data.record3d import Record3DSource
 from learn2splat.data.transforms_json import read_transforms
 from learn2splat.errors import UserError
 from learn2splat.eval.store import RowStore
@@ -99,16 +101,36 @@ def transforms(folder: Path) -> Prey:
     return of_files(sound, folder / "transforms.json", read, BadSceneError)
 
 
+def polycam(folder: Path) -> Prey:
+    path = folder / "keyframes" / "cameras" / "1.json"
+    path.parent.mkdir(parents=True)
+    (folder / "keyframes" / "images").mkdir()
+    Image.new("RGB", (8, 6)).save(folder / "keyframes" / "images" / "1.png")
+    content = {f"t_{row}{column}": float(row == column) for row in range(3) for column in range(4)}
+    content |= {"fx": 9.0, "fy": 9.5, "cx": 4, "cy": 3, "width": 8, "height": 6, "blur_score": 99.5}
+    return of_files([json.dumps(content).encode()], path, lambda path: loaded(PolycamSource(), folder), BadSceneError)
+
+
+def record3d(folder: Path) -> Prey:
+    (folder / "rgb").mkdir()
+    for number in range(2):
+        Image.new("RGB", (8, 6)).save(folder / "rgb" / f"{number}.png")
+    content = {"w": 8, "h": 6, "K": [9.0, 0, 0, 0, 9.5, 0, 4, 3, 1], "poses": [[0, 0, 0, 1.0, 1, 2, 3]] * 2}
+    path = folder / "metadata.json"
+    return of_files([json.dumps(content).encode()], path, lambda path: loaded(Record3DSource(), folder), BadSceneError)
+
+
+def loaded(source: SceneSource, path: Path) -> None:
+    cameras = source.load(path, max_size=16, test_every=0).cameras
+    finite(bool(torch.isfinite(cameras.K).all() and torch.isfinite(cameras.cam_from_world).all()))
+
+
 def chunk(folder: Path) -> Prey:
     row = torch.tensor([[0.8, 1.4, 0.5, 0.5, 0, 0, 1, 0, 0, 0, 0, 1, 0, 0, 0, 0, 1, 2.0]])
     photo = torch.frombuffer(bytearray(picture("PNG", "RGB")), dtype=torch.uint8)
     path = folder / "a.torch"
     torch.save([{"key": "a", "cameras": row, "images": [photo.clone()]}], path)
-
-    def read(path: Path) -> None:
-        finite(bool(torch.isfinite(ChunkSource().load(path, max_size=16, test_every=0).cameras.K).all()))
-
-    return of_files([path.read_bytes()], path, read, BadSceneError)
+    return of_files([path.read_bytes()], path, lambda path: loaded(ChunkSource(), path), BadSceneError)
 
 
 def photo(folder: Path) -> Prey:
@@ -213,6 +235,8 @@ READERS: dict[str, Callable[[Path], Prey]] = {
     "point ply": point_ply,
     "gaussian ply": gaussian_ply,
     "transforms.json": transforms,
+    "polycam": polycam,
+    "record3d": record3d,
     "chunk": chunk,
     "photo": photo,
     "buffer entry": buffer_entry,

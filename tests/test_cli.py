@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -15,8 +16,9 @@ import torch
 from omegaconf import OmegaConf
 
 from learn2splat.api import open_session, optimize
-from learn2splat.cli import main
+from learn2splat.cli import main, run
 from learn2splat.config import build, choices, compose
+from learn2splat.files import CannotWriteError
 from learn2splat.optim.learned.pretrained import save_pretrained
 from learn2splat.optim.rates import GroupRates
 from learn2splat.optim.sgd import Sgd
@@ -310,6 +312,27 @@ def test_cannot_write_is_told(here: Path, capsys: pytest.CaptureFixture[str]) ->
     (here / "file").write_text("in the way")
     assert l2s("optimize", *FAST, "--steps", "1", "--out", "file/run") == 5
     assert "Traceback" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "says"),
+    [
+        (PermissionError(errno.EACCES, "Permission denied", "a.jpg"), 2, "'a.jpg'; check that it is there"),
+        (OSError(errno.EIO, "Input/output error", "a.jpg"), 2, "'a.jpg'; check that it is there"),
+        (OSError(errno.ENOSPC, "No space left on device"), 5, "free some space, or name another"),
+        (CannotWriteError(errno.EACCES, "Permission denied", "run"), 5, "'run'; make the folder writable, or name"),
+        (CannotWriteError(errno.ENOTDIR, "Not a directory", "run"), 5, "'run'; name another with --out"),
+        (CannotWriteError("rows.sqlite cannot be written"), 5, "; free some space, make the folder writable, or"),
+    ],
+)
+def test_reading_and_writing_fail_with_a_code_and_a_remedy_each(
+    error: OSError, code: int, says: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail() -> None:
+        raise error
+
+    assert run(fail) == code
+    assert says in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])

@@ -71,7 +71,7 @@ def test_what_is_no_prediction_is_named(tmp_path: Path) -> None:
         Prediction(scene, torch.rand(3, 5))
     with pytest.raises(ValueError, match=r"precision\.means has shape \(11, 3\), expected \(12, 3\)"):
         Prediction(scene, precision=scene.take(torch.arange(11)))
-    with pytest.raises(checkpoint.BadCheckpointError, match="no checkpoint"):
+    with pytest.raises(checkpoint.BadCheckpointError, match="not a readable checkpoint"):
         load_initialiser(str(tmp_path))
     checkpoint.save(tmp_path / "strange", "prediction", {"features": torch.rand(3, 2)}, {})
     with pytest.raises(checkpoint.BadCheckpointError, match="lacks scene/"):

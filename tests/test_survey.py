@@ -7,6 +7,7 @@ import re
 from dataclasses import replace
 from pathlib import Path
 
+import cv2
 import pytest
 import torch
 from PIL import Image
@@ -14,8 +15,10 @@ from PIL import Image
 from learn2splat.cameras import Cameras
 from learn2splat.data.base import PointCloud, SceneData
 from learn2splat.data.colmap_writer import write_colmap
+from learn2splat.data.sharpness import sharpness
 from learn2splat.data.sources import load_scene
-from learn2splat.survey import findings, overlaps, report, seen_by
+from learn2splat.scene.rig import overlaps, seen_by
+from learn2splat.survey import findings, report
 from tests.test_cli import l2s
 
 
@@ -97,15 +100,62 @@ def test_equal_photos_and_poses_are_named() -> None:
     assert "one pose (2.png = 7.png)" in only(replace(scene, cameras=cameras))
 
 
+def flipped(scene: SceneData) -> SceneData:
+    """``scene`` with OpenGL's poses taken for OpenCV's."""
+    pose = torch.diag(torch.tensor([1.0, -1, -1, 1])) @ scene.cameras.cam_from_world
+    return replace(scene, cameras=replace(scene.cameras, cam_from_world=pose))
+
+
 def test_the_other_convention_is_suspected() -> None:
-    """Cameras of an OpenGL pose that was taken for OpenCV's look outwards."""
-    scene = sound()
-    flipped = torch.diag(torch.tensor([1.0, -1, -1, 1])) @ scene.cameras.cam_from_world
-    texts = [
-        str(finding) for finding in findings(replace(scene, cameras=replace(scene.cameras, cam_from_world=flipped)))
-    ]
-    assert any("100 % of the cameras look away" in text and "OpenGL" in text for text in texts)
+    texts = [str(finding) for finding in findings(flipped(sound()))]
+    assert any("100 % of the points lie behind the cameras" in text and "OpenGL" in text for text in texts)
     assert any("only 0 % of the points" in text for text in texts)
+
+
+def test_the_other_convention_is_suspected_without_points_where_the_axes_meet() -> None:
+    texts = [str(finding) for finding in findings(flipped(sound(points=False)))]
+    assert any("100 % of the cameras look away" in text and "cannot be told" in text for text in texts)
+
+
+def test_parallel_cameras_are_judged_by_their_points_and_without_any_not_at_all() -> None:
+    centers = torch.cartesian_prod(torch.linspace(-1, 1, 4), torch.linspace(-1, 1, 3), torch.zeros(1))
+    cloud = torch.randn(500, 3, generator=torch.Generator().manual_seed(0)) * 0.5 + torch.tensor([0, 0, 6.0])
+    cameras = looking(centers, centers + torch.tensor([0, 0, 1.0]))
+    forwards, blind = capture(cameras, cloud), capture(cameras)
+    assert findings(forwards) == []
+    assert "100 % of the points lie behind the cameras" in report(flipped(forwards))
+    for scene in (blind, flipped(blind)):
+        assert findings(scene) == []
+        assert "which way they look cannot be told" in report(scene)
+    assert "cannot be told" not in report(forwards)
+
+
+def test_a_room_taken_from_its_middle_is_sound() -> None:
+    cloud = torch.randn(3000, 3, generator=torch.Generator().manual_seed(0)) * torch.tensor([1, 0.2, 1])
+    cloud = 5 * torch.nn.functional.normalize(cloud, dim=-1)
+    centers = ring(20, 1.0)
+    assert findings(capture(looking(centers, 2 * centers), cloud)) == []
+
+
+def test_blurred_photos_are_named() -> None:
+    scene = load_scene("procedural:seed=2,views=12,width=96")
+    assert findings(scene) == []
+    for sigma in (0.8, 2.0):
+        photos = [*scene.photos]  # type: ignore[misc]
+        for view in (3, 8):
+            photos[view] = torch.from_numpy(cv2.GaussianBlur(photos[view].numpy(), (0, 0), sigma))
+        named = f"2 photos are much less sharp than others of the same things ({scene.image_names[3]}, "
+        assert named in only(replace(scene, photos=photos))
+
+
+def test_photos_of_several_sizes_are_compared_at_one() -> None:
+    """A sharp picture that is shown larger is soft only at its own size."""
+    scene = load_scene("procedural:seed=2,views=12,width=96")
+    photos = [*scene.photos]  # type: ignore[misc]
+    photos[5] = torch.from_numpy(photos[5].numpy().repeat(2, axis=0).repeat(2, axis=1))
+    assert sharpness(photos[5], 96) == sharpness(scene.photos[5], 96)
+    assert sharpness(photos[5], 192) < sharpness(scene.photos[5], 96)
+    assert findings(replace(scene, photos=photos)) == []
 
 
 def test_turning_on_the_spot_is_told() -> None:
@@ -160,6 +210,17 @@ def test_info_and_convert_as_commands(tmp_path: Path, capsys: pytest.CaptureFixt
     assert "exists and is not an empty folder" in capsys.readouterr().err
     assert l2s("scene", "info", tmp_path) == 2
     assert "not a scene, but holds some (one, two)" in capsys.readouterr().err
+
+
+def test_a_run_begins_with_what_is_suspicious(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    cloud = sound().points
+    assert cloud is not None
+    write_colmap(capture(looking(torch.zeros(10, 3), ring()), cloud.positions_world), tmp_path / "one")
+    fast = ["--optimizer", "adam", "--steps", "1", "--max-gaussians", "9", "--sh-degree", "0"]
+    assert l2s("optimize", "--scene", tmp_path / "one", "--out", tmp_path / "run", *fast) == 0
+    assert "warning: all photos are taken from one place" in capsys.readouterr().out
+    warnings = json.loads((tmp_path / "run" / "summary.json").read_text())["warnings"]
+    assert any(warning.startswith("all photos are taken from one place: move") for warning in warnings)
 
 
 def test_what_is_converted_is_read_by_pycolmap(tmp_path: Path) -> None:

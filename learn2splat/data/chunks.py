@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import zipfile
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,8 +24,15 @@ REMEDY = "download the chunk again"
 SHEAR = 1e-2
 
 
+LEGACY = bytes.fromhex("80028a0a6cfc9c46f9206aa850192e")
+"""How files begin that versions of torch before 1.6 wrote."""
+INDEX = "index.json"
+
+
 class ChunkSource:
-    """One clip of a chunk: ``CHUNK.torch``, or ``CHUNK.torch/KEY`` when it holds several. Implements `SceneSource`.
+    """One clip of a chunk: ``CHUNK``, or ``CHUNK/KEY`` when it holds several. Implements `SceneSource`.
+
+    Of a folder of chunks with an ``index.json``, which says in which of them each clip is, ``FOLDER/KEY`` will do.
 
     A chunk is a list of clips with a ``key``, ``cameras`` [V, 18] (focal lengths and principal point in units of the
     picture's width and height, two zeros, cam-from-world [3, 4] in OpenCV's frame) and ``images``, encoded. Nothing is
@@ -32,18 +40,18 @@ class ChunkSource:
     """
 
     name = "RE10K / DL3DV chunk"
-    looks_for = "a .torch file, or CHUNK.torch/KEY for one of its clips"
+    looks_for = "a file of tensors (.torch), or CHUNK/KEY for one of its clips"
 
     def recognises(self, path: Path) -> bool:
-        """Whether ``path``, or what stands before its last part, is a file that is called ``.torch``."""
-        return _chunk(path) is not None
+        """Whether ``path``, or what stands before its last part, is a file of tensors or a folder with an index."""
+        return _place(path) is not None
 
     def load(self, path: Path, *, max_size: int, test_every: int) -> SceneData:
         """Load the clip; see `SceneSource.load`. Its photos are decoded now."""
-        chunk = _chunk(path)
-        if chunk is None:
+        place = _place(path)
+        if place is None:
             raise BadSceneError(f"{path} is no chunk: looked for {self.looks_for}")
-        clip = _clip(chunk, path)
+        chunk, clip = _clip(place)
         where = f"{chunk}, clip {clip['key']!r}"
         numbers, encoded = clip.get("cameras"), clip.get("images")
         if not isinstance(numbers, Tensor) or numbers.ndim != 2 or numbers.shape[1] != 18 or len(numbers) == 0:
@@ -82,19 +90,68 @@ class _View(NamedTuple):
     photo: Tensor
 
 
-def _chunk(path: Path) -> Path | None:
+class _Place(NamedTuple):
+    """A chunk, or a folder of them with an index, and the clip that is asked for; None: the only one."""
+
+    path: Path
+    key: str | None
+
+
+def _place(path: Path) -> _Place | None:
     try:
-        return next((file for file in (path, path.parent) if file.suffix == ".torch" and file.is_file()), None)
+        places = (_Place(path, None), _Place(path.parent, path.name))
+        return next((place for place in places if _is_chunk(place.path) or _index(place.path)), None)
     except (OSError, ValueError):
         return None
 
 
-def _clip(chunk: Path, path: Path) -> dict[str, Any]:
+def _is_chunk(path: Path) -> bool:
+    """Whether torch wrote the file, or its name says so."""
+    if not path.is_file():
+        return False
+    if path.suffix == ".torch":
+        return True
+    with path.open("rb") as file:
+        if file.read(len(LEGACY)) == LEGACY:
+            return True
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return any(name.endswith("/data.pkl") for name in archive.namelist())
+    except Exception:  # zipfile raises anything on what is damaged
+        return False
+
+
+def _index(folder: Path) -> dict[str, str]:
+    """Clip -> name of its chunk; empty where there is no index of chunks."""
+    try:
+        content = json.loads((folder / INDEX).read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return {}
+    names = list(content.values()) if isinstance(content, dict) else []
+    sound = all(isinstance(name, str) and name == Path(name).name for name in names)
+    return content if names and sound and _is_chunk(folder / names[0]) else {}
+
+
+def _clip(place: _Place) -> tuple[Path, dict[str, Any]]:
+    """Chunk and content of the clip that is asked for."""
+    index = _index(place.path)
+    if not index:
+        return place.path, _read(place.path, place.key)
+    key = place.key or (next(iter(index)) if len(index) == 1 else None)
+    if key not in index:
+        raise BadSceneError(
+            f"{place.path / INDEX} lists {len(index)} clips ({abbreviated(list(index))}); give {place.path}/KEY"
+        )
+    return place.path / index[key], _read(place.path / index[key], key)
+
+
+def _read(chunk: Path, key: str | None) -> dict[str, Any]:
     try:
         _check_archive(chunk)
         content = torch.load(chunk, map_location="cpu", weights_only=True)
     except OSError as error:
-        raise BadSceneError(f"{chunk} cannot be read ({error.strerror or error}): check its permissions") from error
+        reason = error.strerror or error
+        raise BadSceneError(f"{chunk} cannot be read ({reason}): it has to be a file that may be read") from error
     except Exception as error:  # torch and zipfile raise anything on what is damaged
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise BadSceneError(f"{chunk} is no chunk of tensors ({reason}); {REMEDY}") from error
@@ -103,10 +160,11 @@ def _clip(chunk: Path, path: Path) -> dict[str, Any]:
     ):
         raise BadSceneError(f"{chunk} holds no list of clips with a 'key'; {REMEDY}")
     keys = [clip["key"] for clip in content]
-    chosen = [clip for clip in content if path == chunk or clip["key"] == path.name]
+    chosen = [clip for clip in content if key in (None, clip["key"])]
     if len(chosen) == 1:
         return chosen[0]
-    raise BadSceneError(f"{path}: the chunk holds {len(keys)} clips ({abbreviated(keys)}); give {chunk}/KEY")
+    what = "the chunk holds" if key is None else f"no clip {key!r} in it, which holds"
+    raise BadSceneError(f"{chunk}: {what} {len(keys)} clips ({abbreviated(keys)}); give {chunk}/KEY")
 
 
 def _view(where: str, row: NDArray[np.float64], encoded: Any, max_size: int) -> _View:
@@ -138,6 +196,9 @@ def _decode(where: str, encoded: Any, max_size: int) -> NDArray[np.uint8]:
 
 def _check_archive(chunk: Path) -> None:
     """`ValueError` unless the file is whole, and no part of it unpacks to more than it takes."""
+    with chunk.open("rb") as file:
+        if file.read(len(LEGACY)) == LEGACY:
+            raise ValueError("a version of torch before 1.6 wrote it: load it there, and save it with a later one")
     with zipfile.ZipFile(chunk) as archive:
         packed = [entry.filename for entry in archive.infolist() if entry.compress_type != zipfile.ZIP_STORED]
         damaged = archive.testzip() if not packed else packed[0]

@@ -51,7 +51,9 @@ def read_file(path: Path) -> bytes:
         both = f"{path.stem}.bin nor {path.stem}.txt"
         raise BadSceneError(f"{path.parent} holds neither {both}: export the whole model from COLMAP") from None
     except OSError as error:
-        raise BadSceneError(f"{path} cannot be read ({error.strerror or error}): check its permissions") from error
+        raise BadSceneError(
+            f"{path} cannot be read ({error.strerror or error}): it has to be a file that may be read"
+        ) from error
 
 
 def make_lens(where: str, model: str, width: int, height: int, params: tuple[float, ...]) -> Lens:

@@ -15,7 +15,7 @@ from PIL import Image
 
 from learn2splat.data.base import SceneData
 from learn2splat.data.photos import LazyPhotos, photo_size
-from learn2splat.files import naming
+from learn2splat.files import writing
 
 
 @contextmanager
@@ -24,18 +24,19 @@ def whole_folder(folder: Path) -> Iterator[Path]:
 
     Raises:
         FileExistsError: ``folder`` is a file or holds something.
+        CannotWriteError: the disk is full or not writable.
     """
     if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
         raise FileExistsError(f"{folder} exists and is not an empty folder: name a new one or remove it first")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as holder:
-        partial = Path(holder) / "scene"
-        partial.mkdir()
-        with naming(folder):
+    with writing(folder):
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as holder:
+            partial = Path(holder) / "scene"
+            partial.mkdir()
             yield partial
-        if folder.is_dir():
-            folder.rmdir()
-        os.replace(partial, folder)
+            if folder.is_dir():
+                folder.rmdir()
+            os.replace(partial, folder)
 
 
 def file_names(scene: SceneData) -> list[str]:

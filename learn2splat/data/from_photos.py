@@ -21,6 +21,7 @@ from PIL import Image, ImageOps
 from learn2splat.data.base import BadSceneError
 from learn2splat.data.photos import photo_size
 from learn2splat.data.registration import Registration
+from learn2splat.files import writing
 
 Value = TypeVar("Value")
 Progress = Callable[[str, int | None, int], object]
@@ -72,6 +73,7 @@ def scene_from_photos(
     Raises:
         BadSceneError: too few photos, one that cannot be decoded, or no two that fit together.
         FileExistsError: ``out`` holds something.
+        CannotWriteError: there is no writing beside ``out``.
         Stopped: ``stop`` said so.
     """
     if matching not in MATCHINGS:
@@ -81,8 +83,10 @@ def scene_from_photos(
     if out.is_file() or (out.is_dir() and any(out.iterdir())):
         raise FileExistsError(f"{out} exists and is not an empty folder: name a new one or remove it first")
     names = _photo_names(photos)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}-") as holder:
+    with writing(out):
+        out.parent.mkdir(parents=True, exist_ok=True)
+        temporary = tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}-")
+    with temporary as holder:
         work, scene = Path(holder), Path(holder) / "scene"
         for count, name in enumerate(names):
             progress("photos", count, len(names))

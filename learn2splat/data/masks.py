@@ -1,7 +1,8 @@
 """Masks beside photos on disk: what of a photo is not to be looked at, in the geometry of its view.
 
 A mask is a picture as large as its photo; where it is black (0), the photo is ignored. That is how COLMAP (folder of
-``NAME.jpg.png``) and nerfstudio (``mask_path``) store them.
+``NAME.jpg.png``) and nerfstudio (``mask_path``) store them. instant-ngp's ``dynamic_mask_NAME.png`` are the other way
+round: black is what is used.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ from learn2splat.data.base import BadSceneError
 from learn2splat.data.photos import LazyPhotos, LruCache, PhotoFile, area_filter, photo_size
 
 CACHE_BYTES = 512 << 20
+DYNAMIC = "dynamic_mask_"
+"""How the names of masks of instant-ngp begin."""
 REACH_PX = 2
 """How far beside its nearest pixel the interpolation of a photo looks when it is undistorted."""
 LEAST_SHARE = 1e-4
@@ -84,7 +87,7 @@ class LazyMasks:
             return np.ones((file.height, file.width), dtype=np.bool_)
         try:
             with Image.open(file.mask) as image:
-                hidden = np.asarray(image.convert("L")) == 0
+                hidden = (np.asarray(image.convert("L")) == 0) ^ file.mask.name.startswith(DYNAMIC)
         except Exception as error:  # decoders of damaged files raise anything
             raise BadSceneError(f"mask {file.mask} cannot be decoded ({error}); restore or remove it") from error
         if hidden.shape != photo_size(file.path)[::-1]:

@@ -13,10 +13,13 @@ def default_sources() -> tuple[SceneSource, ...]:
     """The formats that the package reads, in the order in which they are asked."""
     from learn2splat.data.chunks import ChunkSource
     from learn2splat.data.colmap import ColmapSource
+    from learn2splat.data.polycam import PolycamSource
     from learn2splat.data.procedural.source import ProceduralSource
+    from learn2splat.data.record3d import Record3DSource
     from learn2splat.data.transforms import BlenderSource, TransformsSource
 
-    return ProceduralSource(), ColmapSource(), TransformsSource(), BlenderSource(), ChunkSource()
+    files = ColmapSource(), TransformsSource(), BlenderSource(), PolycamSource(), Record3DSource(), ChunkSource()
+    return ProceduralSource(), *files
 
 
 def load_scene(

@@ -23,12 +23,12 @@ class TransformsSource:
     looks_for = "a folder with transforms.json, or such a file"
 
     def recognises(self, path: Path) -> bool:
-        """Whether ``path`` is a JSON file or a folder with a ``transforms.json``."""
-        return _is_file(path / "transforms.json") or (path.suffix == ".json" and _is_file(path))
+        """Whether ``path`` is a JSON file with ``frames`` or a folder with a ``transforms.json``."""
+        return _is_file(path / "transforms.json") or (path.suffix == ".json" and _names_frames(path))
 
     def load(self, path: Path, *, max_size: int, test_every: int) -> SceneData:
         """Load the scene; see `SceneSource.load`."""
-        file = path if path.suffix == ".json" and _is_file(path) else path / "transforms.json"
+        file = path if _is_file(path) else path / "transforms.json"
         one = read_transforms(file)
         photos, warnings = _present(file.parent, [one])
         held_out = None if one.held_out is None else [photo.name in one.held_out for photo in photos]
@@ -108,5 +108,13 @@ def _split(
 def _is_file(path: Path) -> bool:
     try:
         return path.is_file()
+    except (OSError, ValueError):
+        return False
+
+
+def _names_frames(path: Path) -> bool:
+    """Whether the key is in the file, which may be damaged."""
+    try:
+        return b'"frames"' in path.read_bytes()
     except (OSError, ValueError):
         return False

@@ -1,17 +1,17 @@
 """``transforms.json`` as instant-ngp (Müller et al. 2022) and nerfstudio (Tancik et al. 2023) read it.
 
 One JSON object: intrinsics, shared or per frame, and ``frames`` with a photo and a ``transform_matrix`` each, which is
-world-from-camera in OpenGL's frame (+x right, +y up, +z backward). A frame may name a ``mask_path``. No field for the
+world-from-camera in OpenGL's frame (+x right, +y up, +z backward). A frame may name a ``mask_path``, or
+``dynamic_mask_NAME.png`` lies beside its photo. instant-ngp's ``sharpness`` of a frame is not used. No field for the
 exposure of a photo is documented, and none is read. Blender-synthetic captures (Mildenhall et al. 2020)
 are the same with nothing but ``camera_angle_x`` for intrinsics.
 """
 
 from __future__ import annotations
 
-import json
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -20,20 +20,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from learn2splat.data.base import BadSceneError
+from learn2splat.data.json_files import REMEDY, cam_from_opengl, is_usable, read_object, shown, to_float
 from learn2splat.data.lens import Lens
+from learn2splat.data.masks import DYNAMIC
 from learn2splat.data.photos import photo_size
 from learn2splat.data.posed import PosedPhoto, check_name
 
-REMEDY = "export the file anew"
 SUFFIXES = ("", ".png", ".jpg", ".jpeg", ".JPG", ".PNG")
 """What is tried after a ``file_path``; Blender captures name photos without their suffix."""
 
 PERSPECTIVE = ("PINHOLE", "SIMPLE_PINHOLE", "SIMPLE_RADIAL", "RADIAL", "OPENCV")
 FISHEYE = "OPENCV_FISHEYE"
-SHEAR = 1e-2
-"""Largest difference of the lengths of the axes of a pose, relative: exporters print few digits."""
-
-OPENCV_FROM_OPENGL = np.diag([1.0, -1.0, -1.0, 1.0])
 
 
 @dataclass(frozen=True)
@@ -69,9 +66,9 @@ class _Frame:
         value = self.get(key)
         if value is None:
             return None
-        number = _float(value)
+        number = to_float(value)
         if not math.isfinite(number):
-            raise BadSceneError(f"{self.where}: {key} is {_shown(value)}, not a finite number; {REMEDY}")
+            raise BadSceneError(f"{self.where}: {key} is {shown(value)}, not a finite number; {REMEDY}")
         return number
 
     def number_or(self, key: str, default: float) -> float:
@@ -86,7 +83,7 @@ def read_transforms(path: Path) -> Transforms:
     Raises:
         BadSceneError: the file is damaged, contradicts itself or speaks of a lens that is not supported.
     """
-    content = _object(path)
+    content = read_object(path)
     frames = content.get("frames")
     if not isinstance(frames, list) or not frames:
         raise BadSceneError(f"{path} holds no list 'frames' of photos and poses: it is no capture, or {REMEDY}")
@@ -95,7 +92,7 @@ def read_transforms(path: Path) -> Transforms:
     for index, own in enumerate(frames):
         where = f"{path}, frame {index}"
         if not isinstance(own, dict):
-            raise BadSceneError(f"{where}: expected an object, found {_shown(own)}; {REMEDY}")
+            raise BadSceneError(f"{where}: expected an object, found {shown(own)}; {REMEDY}")
         name, photo = _photo(f"{where}: file_path", path.parent, own.get("file_path"))
         if name in names:
             raise BadSceneError(f"{where}: the photo {name!r} is there twice; {REMEDY}")
@@ -106,30 +103,16 @@ def read_transforms(path: Path) -> Transforms:
         frame = _Frame(f"{where} ({name})", own, content)
         pose = _cam_from_world(frame.where, own.get("transform_matrix"))
         lens = _lens(frame, photo)
-        mask = _inside(f"{where}: mask_path", path.parent, own.get("mask_path"))
+        mask = _inside(f"{where}: mask_path", path.parent, own.get("mask_path")) or _dynamic_mask(photo)
         photos.append(PosedPhoto(name, photo, name, lenses.setdefault(lens, lens), pose, mask))
     points = _inside(f"{path}: ply_file_path", path.parent, content.get("ply_file_path"))
     return Transforms(sorted(photos, key=lambda photo: photo.name), missing, _held_out(path, content), points)
 
 
-def _object(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_bytes())
-    except FileNotFoundError:
-        raise BadSceneError(f"{path} does not exist: check the spelling") from None
-    except OSError as error:
-        raise BadSceneError(f"{path} cannot be read ({error.strerror or error}): check its permissions") from error
-    except (ValueError, RecursionError) as error:
-        raise BadSceneError(f"{path} is not JSON ({error}); {REMEDY}") from None
-    if not isinstance(content, dict):
-        raise BadSceneError(f"{path} holds no JSON object; {REMEDY}")
-    return content
-
-
 def _photo(where: str, folder: Path, value: Any) -> tuple[str, Path | None]:
     """Name of a photo, with its suffix, and its file when that is there."""
     if not isinstance(value, str):
-        raise BadSceneError(f"{where} is {_shown(value)}, not the path of a photo; {REMEDY}")
+        raise BadSceneError(f"{where} is {shown(value)}, not the path of a photo; {REMEDY}")
     check_name(where, value, f"move the photos into {folder}, or {REMEDY}")
     name = str(PurePosixPath(value))
     for suffix in SUFFIXES:
@@ -143,9 +126,15 @@ def _inside(where: str, folder: Path, value: Any) -> Path | None:
     if value is None:
         return None
     if not isinstance(value, str):
-        raise BadSceneError(f"{where} is {_shown(value)}, not a path; {REMEDY}")
+        raise BadSceneError(f"{where} is {shown(value)}, not a path; {REMEDY}")
     check_name(where, value, f"move it into {folder}, or {REMEDY}")
     return folder / value
+
+
+def _dynamic_mask(photo: Path) -> Path | None:
+    """instant-ngp's mask beside a photo, if there is one."""
+    mask = photo.with_name(f"{DYNAMIC}{photo.stem}.png")
+    return mask if mask.is_file() else None
 
 
 def _held_out(path: Path, content: Mapping[str, Any]) -> frozenset[str] | None:
@@ -155,7 +144,7 @@ def _held_out(path: Path, content: Mapping[str, Any]) -> frozenset[str] | None:
         if listed is None:
             continue
         if not isinstance(listed, list) or not all(isinstance(name, str) for name in listed):
-            raise BadSceneError(f"{path}: {key} is {_shown(listed)}, not a list of paths; {REMEDY}")
+            raise BadSceneError(f"{path}: {key} is {shown(listed)}, not a list of paths; {REMEDY}")
         return frozenset(_photo(f"{path}: {key}", path.parent, name)[0] for name in listed)
     return None
 
@@ -166,18 +155,10 @@ def _cam_from_world(where: str, value: Any) -> NDArray[np.float64]:
     rows = value if isinstance(value, list) else []
     if len(rows) in (3, 4) and all(isinstance(row, list) and len(row) == 4 for row in rows):
         matrix[3] = 0.0, 0.0, 0.0, 1.0
-        matrix[: len(rows)] = [[_float(number) for number in row] for row in rows]
-    # a float32 pose must stay finite
-    if not (np.abs(matrix) < 1e30).all() or (matrix[3] != (0.0, 0.0, 0.0, 1.0)).any():
-        raise BadSceneError(f"{where}: transform_matrix is {_shown(value)}, not 4x4 finite numbers; {REMEDY}")
-    left, lengths, right = np.linalg.svd(matrix[:3, :3])
-    rotation = left @ right
-    if not lengths[2] > max((1.0 - SHEAR) * lengths[0], 1e-12) or np.linalg.det(rotation) < 0:
-        raise BadSceneError(f"{where}: the axes of transform_matrix are mirrored or not at right angles; {REMEDY}")
-    result = np.eye(4)
-    result[:3, :3] = rotation.T
-    result[:3, 3] = -rotation.T @ matrix[:3, 3]
-    return np.asarray(OPENCV_FROM_OPENGL @ result)
+        matrix[: len(rows)] = [[to_float(number) for number in row] for row in rows]
+    if not is_usable(matrix) or (matrix[3] != (0.0, 0.0, 0.0, 1.0)).any():
+        raise BadSceneError(f"{where}: transform_matrix is {shown(value)}, not 4x4 finite numbers; {REMEDY}")
+    return cam_from_opengl(f"{where}: the axes of transform_matrix", matrix[:3])
 
 
 def _lens(frame: _Frame, photo: Path) -> Lens:
@@ -212,7 +193,7 @@ def _model(frame: _Frame) -> str:
     model = frame.get("camera_model") or (FISHEYE if frame.get("is_fisheye") else "OPENCV")
     if model not in (*PERSPECTIVE, FISHEYE):
         known = ", ".join((*PERSPECTIVE, FISHEYE))
-        raise BadSceneError(f"{frame.where}: camera_model {_shown(model)} is not supported; convert to one of {known}")
+        raise BadSceneError(f"{frame.where}: camera_model {shown(model)} is not supported; convert to one of {known}")
     return FISHEYE if model == FISHEYE else "OPENCV"
 
 
@@ -233,18 +214,3 @@ def _focal(frame: _Frame, key: str, side: int) -> float | None:
     if not 0.0 < angle < math.pi:
         raise BadSceneError(f"{frame.where}: {key} is {angle}, not an angle between 0 and pi; {REMEDY}")
     return 0.5 * side / math.tan(0.5 * angle)
-
-
-def _float(value: Any) -> float:
-    """A JSON number; NaN for anything else."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return math.nan
-    try:
-        return float(value)
-    except OverflowError:
-        return math.nan
-
-
-def _shown(value: Any) -> str:
-    text = repr(value) if not isinstance(value, Sequence | Mapping) or isinstance(value, str) else json.dumps(value)
-    return text if len(text) <= 60 else text[:60] + "..."

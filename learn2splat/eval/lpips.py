@@ -61,7 +61,7 @@ class Lpips:
         weights: named as in the ``state_dict`` of the authors' package (version 0.1), of AlexNet or VGG-16.
 
     Raises:
-        BadWeightsError: a tensor is missing, or does not fit its neighbours.
+        BadWeightsError: a tensor is missing or not finite, or does not fit the others.
     """
 
     def __init__(self, weights: Mapping[str, Tensor]) -> None:
@@ -114,6 +114,12 @@ class Lpips:
         return self.weights[name]
 
     def _check(self) -> None:
+        kinds = {tensor.dtype for tensor in self.weights.values()}
+        if len(kinds) > 1 or not kinds <= {torch.float32, torch.float64}:
+            raise BadWeightsError(f"its tensors are {', '.join(sorted(map(str, kinds)))}; save all of them as float32")
+        broken = [name for name, tensor in self.weights.items() if not tensor.isfinite().all()]
+        if broken:
+            raise BadWeightsError(f"the tensor {broken[0]!r} holds what is not finite; export the weights anew")
         shapes = {name: tuple(tensor.shape) for name, tensor in self.weights.items()}
         try:
             fits = shapes["scaling_layer.shift"] == shapes["scaling_layer.scale"] == (1, 3, 1, 1)

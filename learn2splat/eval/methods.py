@@ -47,8 +47,7 @@ def method(name: str) -> Method:
     if name.endswith(GUARDED):
         return replace(method(name.removesuffix(GUARDED)), name=name, guard=True)
     if is_pretrained(name):
-        manifest = (Path(name) / checkpoint.MANIFEST).read_text(encoding="utf-8")
-        return Method(str(name), lambda: load_pretrained(name), _digest(json.loads(manifest)["sha256"]))  # type: ignore[arg-type,return-value]
+        return Method(str(name), lambda: load_pretrained(name), _digest(checkpoint.digest_of(Path(name))))  # type: ignore[arg-type,return-value]
     label, equals, rest = name.partition("=")
     if equals:
         return replace(method(rest), name=label)

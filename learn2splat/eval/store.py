@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Concatenate, ParamSpec, TypeVar
 
 from learn2splat.errors import UserError
+from learn2splat.files import CannotWriteError, writing
 
 
 @dataclass(frozen=True)
@@ -90,7 +91,7 @@ def _named(
             return method(self, *args, **kwargs)
         except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
             if getattr(error, "sqlite_errorcode", 0) & 0xFF in OF_THE_MACHINE:
-                raise OSError(f"{self.path} cannot be written or read ({error})") from error
+                raise CannotWriteError(f"{self.path} cannot be written or read ({error})") from error
             raise UserError(f"{self.path}: not a file of rows, or a damaged one ({error}); choose another") from error
 
     return named
@@ -101,14 +102,15 @@ class RowStore:
 
     Raises:
         UserError: by every method: the file holds something else, or is damaged.
-        OSError: by every method: the file cannot be written or read.
+        CannotWriteError: by every method: the file cannot be written or read.
     """
 
     @_named
     def __init__(self, path: Path | str) -> None:
         self.path = path
         if str(path) != ":memory:":
-            Path(path).parent.mkdir(parents=True, exist_ok=True)
+            with writing(Path(path)):
+                Path(path).parent.mkdir(parents=True, exist_ok=True)
         self._connection = sqlite3.connect(path)
         self._connection.executescript(_SCHEMA)
         known = {name for _, name, *_ in self._connection.execute("pragma table_info(rows)")}

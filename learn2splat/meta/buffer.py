@@ -23,7 +23,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from learn2splat.files import write_whole
+from learn2splat.files import write_whole, writing
 
 log = logging.getLogger(__name__)
 
@@ -64,7 +64,8 @@ class Buffer:
     ) -> None:
         if capacity < 1:
             raise ValueError(f"capacity={capacity}: give 1 or more")
-        folder.mkdir(parents=True, exist_ok=True)
+        with writing(folder):
+            folder.mkdir(parents=True, exist_ok=True)
         self.folder, self.capacity, self.strata, self.longest = folder, capacity, strata, longest
         for torn in folder.glob(".*.partial.h5"):
             torn.unlink()

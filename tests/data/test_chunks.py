@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import json
 import pickle
+import zipfile
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,7 @@ from scipy.spatial.transform import Rotation
 
 from learn2splat.data.base import BadSceneError
 from learn2splat.data.sources import load_scene
+from tests.test_cli import l2s
 
 WIDTH, HEIGHT = 40, 24
 
@@ -71,8 +74,47 @@ def test_one_clip_needs_no_key_and_several_are_named(tmp_path: Path) -> None:
     for path in (chunk, chunk / "c"):
         with pytest.raises(BadSceneError, match=r"2 clips \(a, b\); give .*000000\.torch/KEY"):
             load_scene(path)
+    with pytest.raises(BadSceneError, match=r"no clip 'c' in it"):
+        load_scene(chunk / "c")
     with pytest.raises(BadSceneError, match=r"holds some \(000000\.torch\)"):
         load_scene(tmp_path)
+
+
+def test_chunks_are_known_by_their_content(tmp_path: Path) -> None:
+    chunk = write(tmp_path, clip("a")).rename(tmp_path / "chunk")
+    assert load_scene(chunk).name == load_scene(chunk / "a").name == "a"
+    torch.save([clip()], tmp_path / "old", _use_new_zipfile_serialization=False)
+    with pytest.raises(BadSceneError, match=r"old is no chunk of tensors \(a version of torch before 1\.6 wrote it"):
+        load_scene(tmp_path / "old")
+    with zipfile.ZipFile(tmp_path / "photos.zip", "w") as archive:
+        archive.writestr("photo.png", b"")
+    with pytest.raises(BadSceneError, match=r"photos\.zip is a file and no known scene format"):
+        load_scene(tmp_path / "photos.zip")
+
+
+def test_an_index_says_where_a_clip_is(tmp_path: Path) -> None:
+    write(tmp_path, clip("a"), clip("b", 4)).rename(tmp_path / "first.torch")
+    write(tmp_path, clip("c", 5))
+    (tmp_path / "index.json").write_text(json.dumps({"a": "first.torch", "b": "first.torch", "c": "000000.torch"}))
+    assert [len(load_scene(tmp_path / key).cameras) for key in "abc"] == [3, 4, 5]
+    for path in (tmp_path, tmp_path / "d", tmp_path / "index.json"):
+        with pytest.raises(BadSceneError, match=r"index\.json lists 3 clips \(a, b, c\); give .*/KEY"):
+            load_scene(path)
+    (tmp_path / "000000.torch").unlink()
+    with pytest.raises(BadSceneError, match=r"000000\.torch cannot be read"):
+        load_scene(tmp_path / "c")
+    (tmp_path / "index.json").write_text(json.dumps({"a": "../first.torch"}))
+    with pytest.raises(BadSceneError, match="does not exist"):
+        load_scene(tmp_path / "a")
+
+
+def test_a_clip_is_converted(tmp_path: Path) -> None:
+    chunk = write(tmp_path, clip("a"), clip("b", 4))
+    assert l2s("scene", "convert", chunk / "b", tmp_path / "b") == 0
+    one, two = load_scene(chunk / "b", test_every=0), load_scene(tmp_path / "b", test_every=0)
+    assert torch.allclose(one.cameras.K, two.cameras.K)
+    assert torch.allclose(one.cameras.cam_from_world, two.cameras.cam_from_world, atol=1e-6)
+    assert all(torch.equal(one.photos[view], two.photos[view]) for view in range(4))
 
 
 FAULTS: dict[str, tuple[Any, str]] = {

@@ -107,6 +107,19 @@ def test_colmap_masks_lie_beside_the_photos(tmp_path: Path, name: str) -> None:
     assert "2 of 3 photos have no mask" in scene.warnings[0]
 
 
+def test_dynamic_masks_of_instant_ngp_hide_what_is_not_black(tmp_path: Path) -> None:
+    named = load(masked_capture(tmp_path / "named", 1))
+    folder = masked_capture(tmp_path / "dynamic", 1)
+    written = json.loads((folder / "transforms.json").read_text())
+    del written["frames"][0]["mask_path"]
+    (folder / "transforms.json").write_text(json.dumps(written))
+    inverted = Image.eval(Image.open(folder / "masks" / "0.png"), lambda level: 255 - level)
+    inverted.save(folder / "images" / "dynamic_mask_0.png")
+    dynamic = load(folder)
+    assert len(dynamic.cameras) == 2
+    assert all(torch.equal(used(named, view), used(dynamic, view)) for view in range(2))
+
+
 def test_the_survey_tells_of_masks_and_of_those_that_hide_most(tmp_path: Path) -> None:
     text = report(load(masked_capture(tmp_path, 1)))
     assert "masks    1 of 2 photos, hiding 21 to 21 %" in text

@@ -146,5 +146,21 @@ def test_weights_that_are_missing_or_wrong_are_told(tmp_path: Path) -> None:
         Lpips.load(file)
 
 
+@pytest.mark.parametrize(
+    ("tensor", "says"),
+    [
+        (torch.zeros(1, 3, 1, 1, dtype=torch.int32), "torch.float32, torch.int32; save all of them as float32"),
+        (torch.zeros(1, 3, 1, 1, dtype=torch.float16), "torch.float16, torch.float32; save"),
+        (torch.full((1, 3, 1, 1), torch.nan), "'scaling_layer.shift' holds what is not finite"),
+        (torch.full((1, 3, 1, 1), torch.inf), "'scaling_layer.shift' holds what is not finite"),
+    ],
+)
+def test_weights_that_cannot_be_calculated_with_are_told(tmp_path: Path, tensor: torch.Tensor, says: str) -> None:
+    weights = {name: weight.float() for name, weight in reference(alexnet)[0].items()}
+    save_file(weights | {"scaling_layer.shift": tensor}, tmp_path / "weights.safetensors")
+    with pytest.raises(BadWeightsError, match=f"not the weights of LPIPS.*{says}"):
+        Lpips.load(tmp_path / "weights.safetensors")
+
+
 def test_a_mean_is_null_where_a_view_has_none() -> None:
     assert means([{"psnr": 20.0 + i, "lpips": None} for i in range(3)]) == {"psnr": 21.0, "lpips": None}
