@@ -49,7 +49,7 @@ Examples:
     metavar="PATH",
     help="A COLMAP, nerfstudio, instant-ngp, Blender, Polycam or Record3D capture, or procedural:seed=0,views=20,...",
 )
-@click.option("--steps", type=int, help="Updates in all (2000).")
+@click.option("--steps", type=int, help="Updates in all (2000; no bound with --time-budget alone).")
 @click.option(
     "--optimizer",
     metavar="NAME",
@@ -66,7 +66,9 @@ Examples:
 @click.option("--batch-views", type=int, help="Views per step (4).")
 @click.option("--max-size", type=int, metavar="PX", help="Long side of the photos (1600).")
 @click.option(
-    "--densify", metavar="KIND", help="auto, none, default (3DGS) or mcmc (auto: default in dense runs of 3000 steps)."
+    "--densify",
+    metavar="KIND",
+    help="auto, none, default (3DGS) or mcmc (auto: default in dense runs of 3000 steps, or with a time budget alone).",
 )
 @click.option("--max-gaussians", type=int, help="The most there may be; a larger initial scene is thinned (1000000).")
 @click.option("--sh-degree", type=int, help="Degree of the spherical harmonics, 0..3 (3).")
@@ -79,7 +81,12 @@ Examples:
 @click.option("--no-guard", is_flag=True, help="Trust learned optimizers blindly, and hold out none of few views.")
 @click.option("--test-every", type=int, help="Hold out every n-th photo; 0 none (8).")
 @click.option("--eval-at", metavar="LIST", help="Steps at which to evaluate, e.g. 0,100,1000.")
-@click.option("--time-budget", type=float, metavar="SECONDS", help="Stop after this much optimisation time.")
+@click.option(
+    "--time-budget",
+    type=float,
+    metavar="SECONDS",
+    help="Stop after this much optimisation time; schedules are then those of 30000 steps.",
+)
 @click.option("--max-memory", type=int, metavar="MIB", help="Most memory to hold (what the machine has free).")
 @click.option("--seed", type=int, help="Of all randomness (0).")
 @click.option("--out", type=click.Path(path_type=Path), help="Folder to write (outputs/SCENE/OPTIMIZER/TIME).")

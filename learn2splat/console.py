@@ -34,7 +34,7 @@ class ConsoleListener(Listener):
     def __init__(self) -> None:
         self.console = Console()
         self.progress = Progress(
-            TextColumn("[bold]{task.completed:>6.0f}/{task.total:.0f}"),
+            TextColumn("[bold]{task.fields[step]:>6}"),
             BarColumn(),
             TextColumn("loss {task.fields[loss]:.4f}"),
             TextColumn("[cyan]{task.fields[psnr]:.2f} dB[/]"),
@@ -47,7 +47,7 @@ class ConsoleListener(Listener):
         self.notes: list[str] = []
 
     def on_start(self, session: Session) -> None:
-        data, self.notes = session.data, session.capture.notes
+        self.session, data, self.notes = session, session.data, session.capture.notes
         self.console.print(
             f"[bold]{data.name}[/]: {len(session.train)} training and {len(session.test)} held-out views, "
             f"{len(session.rollout.state.scene):,} Gaussians, {type(session.scene_loss.renderer).__name__}"
@@ -56,8 +56,8 @@ class ConsoleListener(Listener):
             self.console.print(f"[yellow]warning:[/] {warning}")
         self.task = self.progress.add_task(
             "",
-            total=session.config.steps,
-            completed=session.rollout.state.step,
+            total=1.0,
+            step=session.rollout.state.step,
             loss=math.nan,
             psnr=math.nan,
             speed=0.0,
@@ -68,7 +68,11 @@ class ConsoleListener(Listener):
         self.seconds += record.seconds_render + record.seconds_update
         self.steps += 1
         self.progress.update(
-            self.task, completed=record.step, loss=record.loss, speed=self.steps / max(self.seconds, 1e-9)
+            self.task,
+            completed=self.session.progress,
+            step=record.step,
+            loss=record.loss,
+            speed=self.steps / max(self.seconds, 1e-9),
         )
 
     def on_estimate(self, estimate: Estimate) -> None:

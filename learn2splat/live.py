@@ -157,9 +157,7 @@ class LiveView(Listener):
 
     def _status(self) -> str:
         state, metrics = self.session.rollout.state, self.session.metrics
-        lines = [
-            f"**step {state.step:,}** of {self.session.config.steps:,}{' (paused)' if self.gate.is_paused else ''}"
-        ]
+        lines = [f"**step {state.step:,}** ({self.session.progress:.0%}){' (paused)' if self.gate.is_paused else ''}"]
         if self.last is not None:
             lines.append(f"loss {state.running_loss:.4f}, {state.step / max(state.seconds, 1e-9):.1f} steps/s")
         if metrics:

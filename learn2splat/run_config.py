@@ -21,6 +21,7 @@ RESUMABLE_CHANGES = {
     "time_budget",
     "out",
     "eval_at",
+    "eval_seconds",
     "lpips",
     "checkpoint_seconds",
     "estimate_from",
@@ -52,7 +53,7 @@ def compose_run(settings: Mapping[str, Any], overrides: Sequence[str] = ()) -> R
     """``configs/optimize.yaml`` with ``settings`` and ``key=value`` overrides.
 
     The optimizer may be a folder. ``densify`` may be "auto", which is settled here: "default" for long dense runs, and
-    for all that are given constants of it.
+    for all that are given constants of it. A time budget without steps leaves them unbounded: None, a long run.
 
     Raises:
         BadConfigError: a setting is unknown or not legal.
@@ -71,13 +72,15 @@ def compose_run(settings: Mapping[str, Any], overrides: Sequence[str] = ()) -> R
     densify = str(given.get("densify", "auto"))
     choice.append(f"densify={_quoted('default' if densify == 'auto' else densify)}")
     config = compose("optimize", [*(f"{key}={_quoted(value)}" for key, value in plain.items()), *choice, *rest])
+    if config.time_budget is not None and "steps" not in names:
+        config.steps = None
     if is_pretrained(optimizer):
         config.optimizer = pretrained_config(optimizer)
     for key in TEXT:
         if given.get(key) is not None:
             config[key] = _text(key, str(given[key]))
     _check(config)
-    wanted = config.views == "dense" and config.steps >= DENSIFIED_STEPS
+    wanted = config.views == "dense" and (config.steps is None or config.steps >= DENSIFIED_STEPS)
     if densify == "auto" and not wanted and not any(text.startswith("densify.") for text in rest):
         config.densify = compose("optimize", ["densify=none"]).densify
     return RunConfig(config, names, Path(optimizer).name)
@@ -93,6 +96,8 @@ def resumed(folder: RunFolder, run: RunConfig) -> DictConfig:
     now, then = (OmegaConf.to_container(node, resolve=True) for node in (run.config, saved))
     assert isinstance(now, dict)
     assert isinstance(then, dict)
+    for key in RESUMABLE_CHANGES.difference(then):  # of a version that did not have it yet
+        saved[key] = run.config[key]
     for key in sorted(run.given):
         if key in RESUMABLE_CHANGES:
             saved[key] = run.config[key]
@@ -143,7 +148,10 @@ def _number(value: Any, least: float) -> bool:
 
 def _check(config: DictConfig) -> None:
     rules: dict[str, tuple[Callable[[Any], bool], str]] = {
-        "steps": (lambda v: _whole(v, 0), "0 or more"),
+        "steps": (
+            lambda v: _whole(v, 0) or (v is None and config.time_budget is not None),
+            "0 or more; null needs a time_budget",
+        ),
         "batch_views": (lambda v: _whole(v, 1), "1 or more"),
         "max_size": (lambda v: _whole(v, 16), "16 or more"),
         "sh_degree": (lambda v: _whole(v, 0) and v <= 3, "0, 1, 2 or 3"),
@@ -157,6 +165,10 @@ def _check(config: DictConfig) -> None:
         "test_every": (lambda v: _whole(v, 0) and v != 1, "0 (hold out none) or 2 and more"),
         "seed": (lambda v: _whole(v, 0), "a whole number of 0 or more"),
         "eval_at": (lambda v: isinstance(v, ListConfig) and all(_whole(step, 0) for step in v), "a list of steps"),
+        "eval_seconds": (
+            lambda v: isinstance(v, ListConfig) and all(_number(second, 0) for second in v),
+            "a list of seconds",
+        ),
         "background": (
             lambda v: isinstance(v, ListConfig) and len(v) == 3 and all(_number(c, 0) and c <= 1 for c in v),
             "three numbers in 0..1",

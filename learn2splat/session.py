@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ from learn2splat.capture import Capture
 from learn2splat.config import BadConfigError, build
 from learn2splat.data.base import SceneData
 from learn2splat.densify.base import MAX_GAUSSIANS, Growth, NoDensifier
-from learn2splat.estimate import MEASURED_STEPS, Estimate, estimate, step_bytes
+from learn2splat.estimate import ESTIMATED_AT, Estimate, estimate, fixed_seconds, step_bytes
 from learn2splat.eval.metrics import Scores, means
 from learn2splat.eval.report import figure, write_report
 from learn2splat.files import shareable, shareable_paths
@@ -103,8 +104,10 @@ class Session:
     ) -> None:
         config = config.copy()
         if config.guard == "auto":  # settled here, so that a resumed run with more steps keeps its views
-            config.guard = "on" if config.steps >= PROBED_STEPS else "lean"
+            config.guard = "on" if config.steps is None or config.steps >= PROBED_STEPS else "lean"
         self.config, self.folder, self.resumed = config, folder, resume
+        self.steps = sys.maxsize if config.steps is None else int(config.steps)
+        self.time_budget = math.inf if config.time_budget is None else float(config.time_budget)
         self.capture = capture = Capture(config, data)
         self.data = data = capture.data
         self.train, self.probe, self.test = capture.train, capture.probe, capture.test
@@ -175,16 +178,17 @@ class Session:
     def _run(self, listener: Listener) -> Result:
         listener.on_start(self)
         last_saved = time.monotonic()
-        evaluate_at = set(self.config.eval_at)
+        evaluate_at, evaluate_seconds = set(self.config.eval_at), list(self.config.eval_seconds)
         if self.rollout.state.step == 0 and 0 in evaluate_at and not self.metrics:
             self._evaluate(listener)
-        budget = math.inf if self.config.time_budget is None else float(self.config.time_budget)
-        for record in self.rollout.run(self.config.steps, time_budget=budget, stop=self.memory):
+        after = self.rollout.state.seconds
+        for record in self.rollout.run(self.steps, time_budget=self.time_budget, stop=self.memory):
             self.records.append(record)
             listener.on_step(record)
-            if len(self.records) == MEASURED_STEPS and self.config.steps >= self.config.estimate_from:
+            if len(self.records) == ESTIMATED_AT and self.steps >= self.config.estimate_from:
                 listener.on_estimate(self._estimate())
-            if record.step in evaluate_at:
+            before, after = after, self.rollout.state.seconds
+            if record.step in evaluate_at or any(before < seconds <= after for seconds in evaluate_seconds):
                 self._evaluate(listener)
             if self.folder is not None and time.monotonic() - last_saved > self.config.checkpoint_seconds:
                 self.folder.save_checkpoint(self.rollout.state, self.rollout.sampler)
@@ -202,7 +206,14 @@ class Session:
     def _estimate(self) -> Estimate:
         state, growth = self.rollout.state, self.rollout.growth
         most = len(state.scene) if isinstance(growth.densifier, NoDensifier) else growth.max_gaussians
-        return estimate(state, self.records, self.config.steps, most, peak_memory_mb())
+        fixed = fixed_seconds(self.rollout)
+        return estimate(state, self.records, self.steps, most, peak_memory_mb(), self.time_budget, fixed)
+
+    @property
+    def progress(self) -> float:
+        """Share of the run that is done, in 0..1: of its steps or of its time budget, whichever ends it first."""
+        state = self.rollout.state
+        return min(1.0, max(state.step / max(1, self.steps), state.seconds / self.time_budget))
 
     def _scores(self, scene: GaussianScene) -> dict[int, Scores]:
         """Evaluated view -> metrics of ``scene``; asked twice for the same one, it is evaluated once."""
@@ -212,18 +223,18 @@ class Session:
         return self._evaluated[1]
 
     def _evaluate(self, listener: Listener) -> None:
-        state = self.rollout.state
+        state, scene = self.rollout.state, self.rollout.outcome().scene
         row = {
             "step": state.step,
             "split": self.capture.split,
-            **means([*self._scores(self.rollout.outcome().scene).values()]),
+            **means([*self._scores(scene).values()]),
             "loss": state.running_loss,
             "seconds": state.seconds,
             "seconds_render": state.seconds_render,
             "seconds_update": state.seconds_update,
             "seconds_guard": state.guard.seconds,
             "guard_actions": state.guard.actions,
-            "gaussians": len(state.scene),
+            "gaussians": len(scene),
             "peak_memory_mb": peak_memory_mb(),
         }
         self.metrics.append(row)

@@ -73,18 +73,19 @@ def test_every_optimizer_goes_through_births_and_deaths(densify: str, name: str)
 
 
 @pytest.mark.parametrize("densify", DENSIFIERS)
+@pytest.mark.parametrize("name", ["adam-tuned", "l2s"])
 @pytest.mark.parametrize("cut", [2, 3, 4, 6, 7, 8])
 def test_killed_around_a_densification_and_resumed_is_the_same_to_the_bit(
-    tmp_path: Path, densify: str, cut: int
+    tmp_path: Path, densify: str, name: str, cut: int
 ) -> None:
     """Refinements come after the steps 3, 6 and 9, a reset after 7."""
-    straight = rollout(densify)
+    straight = rollout(densify, optimizer(name))
     list(straight.run(11))
-    first = rollout(densify)
+    first = rollout(densify, optimizer(name))
     list(first.run(cut))
     folder = RunFolder(tmp_path)
     folder.save_checkpoint(first.state, first.sampler)
-    second = rollout(densify)
+    second = rollout(densify, optimizer(name))
     second.state = folder.load_checkpoint(second.sampler)
     list(second.run(11))
     assert_equal(straight.state.scene, second.state.scene)
@@ -92,6 +93,7 @@ def test_killed_around_a_densification_and_resumed_is_the_same_to_the_bit(
     for one, two in (
         (straight.state.statistics, second.state.statistics),
         (straight.state.optimizer.rows, second.state.optimizer.rows),
+        (straight.state.optimizer.shared, second.state.optimizer.shared),
     ):
         assert one.keys() == two.keys()
         assert all(torch.equal(rows, two[name]) for name, rows in one.items())

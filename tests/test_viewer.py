@@ -137,7 +137,7 @@ def test_a_run_with_viewer_writes_the_same_bytes(here: Path, capfd: pytest.Captu
 
     session(here / "viewed").run(Listeners([listener, live, Refreshed()]), lambda: False)
     assert listener.steps == list(range(1, 31))
-    assert "**step 30** of 30" in shown[-1]
+    assert "**step 30** (100%)" in shown[-1]
     assert capfd.readouterr().out == "", "standard output belongs to the run"
     assert (here / "plain/point_cloud.ply").read_bytes() == (here / "viewed/point_cloud.ply").read_bytes()
     summary = json.loads((here / "viewed/summary.json").read_text())

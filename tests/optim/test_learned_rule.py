@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import Tensor
 
 from learn2splat import native
+from learn2splat.config import build, compose
 from learn2splat.optim.adam import Adam
 from learn2splat.optim.base import StepContext
-from learn2splat.optim.learned.moments import DIRECTIONS, GROUPS
+from learn2splat.optim.learned.moments import DIRECTIONS, GROUPS, directions
 from learn2splat.optim.learned.rule import LearnedRule
 from learn2splat.optim.learned.traits import TRAITS
 from learn2splat.optim.rates import GroupRates, PowerDecay
@@ -85,6 +89,43 @@ def test_the_compiled_step_equals_the_plain_one(count: int, degree: int) -> None
             # directions of order 1 cancel: errors are relative to the step size
             size = 30 * (RATES.sh0 if name == "sh" else getattr(RATES, name))
             torch.testing.assert_close(getattr(two, name).double(), tensor, rtol=2e-5, atol=1e-5 * size)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_step_by_chunks_of_rows_is_the_same_to_the_bit(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    count, rule, scene, rows = 50, trained(), random_scene(50, dtype=dtype), list[int]()
+
+    def counted(moments: Mapping[str, Tensor], grad: Tensor, *rest: Any) -> tuple[Tensor, dict[str, Tensor]]:
+        rows.append(len(grad))
+        return directions(moments, grad, *rest)
+
+    monkeypatch.setattr(native, "library", lambda: None)
+    monkeypatch.setattr("learn2splat.optim.learned.moments.directions", counted)
+    found = {}
+    for chunk in (count, 7):
+        monkeypatch.setattr("learn2splat.optim.learned.rule.CHUNK", chunk)
+        state = rule.init(scene)
+        for step in range(3):
+            grads = random_scene(count, seed=step + 1, dtype=dtype)
+            update, state = rule.update(grads, state, scene, context(step, count))
+        found[chunk] = update, state
+    assert (max(rows), min(rows)) == (count, 1)
+    assert rows.count(7) == 3 * 5 * (count // 7)
+    for name, tensor in found[count][0].items():
+        assert torch.equal(tensor, getattr(found[7][0], name)), name
+    for name, tensor in found[count][1].rows.items():
+        assert torch.equal(tensor, found[7][1].rows[name]), name
+
+
+def test_the_state_is_at_most_three_times_adams() -> None:
+    """Bytes per Gaussian at SH 3: four moments of 59 numbers, six squares, a visibility, five ages; Adam has two."""
+    scene, grads, sizes = random_scene(10, dtype=torch.float32), random_scene(10, seed=1, dtype=torch.float32), []
+    for name in ("l2s", "adam"):
+        optimizer = build(compose("optimize", [f"optimizer={name}"]).optimizer)
+        _, state = optimizer.update(grads, optimizer.init(scene), scene, context(0, 10))
+        sizes.append(sum(rows.numel() * rows.element_size() for rows in state.rows.values()) / 10)
+    assert sizes == [4 * (4 * 59 + 6 + 1 + 5), 4 * (2 * 59 + 5)]
+    assert sizes[0] <= 3 * sizes[1]
 
 
 @pytest.mark.parametrize("trait", TRAITS)

@@ -122,6 +122,38 @@ def directions(
     }
 
 
+def mixture(
+    grad: Tensor,
+    m: Tensor,
+    m_slow: Tensor,
+    v: Tensor,
+    v_fast: Tensor,
+    ages: Tensor,
+    squares: Tensor,
+    gains: Tensor,
+    rates: Tensor,
+    *,
+    groups: Tensor,
+    weights: Tensor,
+    decays: MomentDecays,
+    damping: float,
+) -> Tensor:
+    """The update [N, width] of one parameter: minus rates x gains x (base + weighted `DIRECTIONS`).
+
+    Args:
+        grad, m, m_slow, v, v_fast, ages: as for `directions`.
+        squares, gains: [N, groups] mean second moments and factors on the steps.
+        rates: [N, width or 1] step sizes.
+        groups: [width] int64, the group of each column.
+        weights: [directions, width].
+        decays, damping: as for `directions`.
+    """
+    moments = {"m": m, "m_slow": m_slow, "v": v, "v_fast": v_fast}
+    base, others = directions(moments, grad, ages, squares[:, groups], decays, damping)
+    mixed = base + sum(w * b for w, b in zip(weights, others.values(), strict=True))
+    return -rates * mixed * gains[:, groups]
+
+
 def by_group(scene: GaussianScene, squared: bool = False) -> Tensor:
     """[N, groups] mean square over the numbers of each group; with ``squared`` the input is squared already."""
     columns = []

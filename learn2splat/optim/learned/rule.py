@@ -6,12 +6,14 @@ import copy
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from learn2splat import native
 from learn2splat.native.rule import MOMENTS, Columns, RuleParameter, group_squares, rule_step
+from learn2splat.networks.chunks import by_chunks
 from learn2splat.optim import ages
 from learn2splat.optim.base import Need, OptimizerState, StepContext, as_rows
 from learn2splat.optim.learned.knots import hat_functions, late_share, log_positions, ramp, row_of
@@ -23,10 +25,9 @@ from learn2splat.optim.learned.moments import (
     as_columns,
     as_matrix,
     by_group,
-    directions,
     group_slices,
     join_groups,
-    scaled_by_group,
+    mixture,
     split_groups,
     trusted,
 )
@@ -40,6 +41,8 @@ MAX_LOG_STEP = 2.5
 PERSISTENCE_MEMORY = 0.9
 """Decay per step of the inner products that persistence is made of."""
 TINY = 1e-60
+CHUNK = 2**17
+"""Rows of a step in torch at once: few enough to need little memory beside the state, enough to keep a GPU busy."""
 INHERITED = ("visibility",)
 """State rows that the newborn inherit: who is born beside a Gaussian is seen as often."""
 TRAIT_UNITS = {"size": 0.3, "loudness": 0.2, "visibility": 0.3}
@@ -73,7 +76,7 @@ class LearnedRule(torch.nn.Module):
     Steps of a Gaussian are multiplied by powers of its `TRAITS`, each relative to the average Gaussian's: a step of a
     large one, say, changes more of a picture. The powers are piecewise linear in log(1 + t).
     With all constants zero it is Adam with ``rates``, ``schedule`` and ``damping``. In training mode updates are
-    differentiable in the constants.
+    differentiable in the constants. The state takes 992 bytes per Gaussian at SH 3, twice as many as Adam's.
 
     Args:
         rates: base step sizes.
@@ -202,22 +205,20 @@ class LearnedRule(torch.nn.Module):
         """The update, the new moments and `inner_products`, in torch on any device and in any precision."""
         grads, constants = given.grads, given.constants
         factor, weights = as_columns(constants.factor[None], grads), as_columns(constants.weights, grads)
+        groups = as_columns(torch.arange(len(GROUPS), device=grads.means.device), grads)
         updates: list[Tensor] = []
         products: list[Tensor] = []
         rows: dict[str, Tensor] = {}
         for name, grad in grads.items():
             moments = advance({moment: given.rows[f"{moment}.{name}"] for moment in MOMENTS}, grad, self.decays)
             rows |= {f"{moment}.{name}": tensor for moment, tensor in moments.items()}
-            groups = group_slices(name, grads.sh.shape[1])
-            products += inner_products(grad, given.rows[f"m.{name}"], groups)
-            squares = torch.empty_like(as_matrix(grad))
-            for group, columns in groups.items():
-                squares[:, columns] = given.squares[:, GROUPS.index(group), None]
-            base, others = directions(moments, grad, given.age[name], squares, self.decays, self.damping)
-            mixed = base + sum(w * b for w, b in zip(weights[name].to(grad), others.values(), strict=True))
-            rate = given.rates[name] * factor[name].to(grad)
-            updates.append((-rate * mixed).view_as(grad))
-        return scaled_by_group(GaussianScene(*updates), given.gains), rows, torch.stack(products)
+            products += inner_products(grad, given.rows[f"m.{name}"], group_slices(name, grads.sh.shape[1]))
+            rate = (given.rates[name] * factor[name].to(grad)).expand(len(grad), -1)
+            constants_of_columns = {"groups": groups[name], "weights": weights[name].to(grad)}
+            step = partial(mixture, decays=self.decays, damping=self.damping, **constants_of_columns)
+            of_rows = (grad, *moments.values(), given.age[name], given.squares, given.gains, rate)
+            updates.append(by_chunks(step, *of_rows, chunk=CHUNK).view_as(grad))
+        return GaussianScene(*updates), rows, torch.stack(products)
 
     def _fused(self, given: _Given) -> tuple[GaussianScene, dict[str, Tensor], Tensor]:
         """The same in the compiled library."""
