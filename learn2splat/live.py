@@ -170,7 +170,7 @@ class LiveView(Listener):
         gui = self.page.server.gui
         for label, act in {"pause": self.gate.pause, "step": self.gate.step, "resume": self.gate.resume}.items():
             self._on_click(gui.add_button(label), act)
-        with gui.add_folder("factor on updates", expand_by_default=False):
+        with gui.add_folder("factor on the optimizer's update, by group", expand_by_default=False):
             for name in self.knobs.factors:
                 self._on_update(gui.add_slider(name, 0.0, MOST_FACTOR, 0.05, 1.0), name)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,8 @@ from learn2splat.camera_paths import sized, tour
 from learn2splat.capture import Capture
 from learn2splat.config import BadConfigError, build
 from learn2splat.data.base import SceneData
+from learn2splat.data.cache import fit_cache
+from learn2splat.data.photos import LazyPhotos
 from learn2splat.densify.base import MAX_GAUSSIANS, Growth, NoDensifier
 from learn2splat.estimate import ESTIMATED_AT, Estimate, estimate, fixed_seconds, step_bytes
 from learn2splat.eval.metrics import Scores, means
@@ -108,6 +110,8 @@ class Session:
         self.config, self.folder, self.resumed = config, folder, resume
         self.steps = sys.maxsize if config.steps is None else int(config.steps)
         self.time_budget = math.inf if config.time_budget is None else float(config.time_budget)
+        self.max_memory_mb = float(config.max_memory or machine_memory_mb())
+        fit_cache(self.max_memory_mb)
         self.capture = capture = Capture(config, data)
         self.data = data = capture.data
         self.train, self.probe, self.test = capture.train, capture.probe, capture.test
@@ -141,7 +145,9 @@ class Session:
         self.rollout = Rollout(
             self.scene_loss, self.train, optimizer, sampler, state, horizon, self.probe, guarded, growth, proximal
         )
-        self.metrics = folder.read_metrics(state.step) if folder is not None and resume else []
+        self.metrics: list[dict[str, Any]] = []
+        if folder is not None and resume:
+            self.metrics = self._due(folder.read_metrics(state.step))
         self.records: list[StepRecord] = []
         self.warnings = [*data.warnings, *map(str, geometric_findings(data))]
         self.interventions: list[str] = []  # what a person changed while it ran
@@ -163,10 +169,11 @@ class Session:
 
     def run(self, listener: Listener, stop: Callable[[], bool]) -> Result:
         """Run to the end, evaluating on the way and writing files when there is a folder."""
+        photos, self.memory = self.data.photos, MemoryLimit(self.max_memory_mb, stop)
+        to_decode = photos.bytes_to_come if isinstance(photos, LazyPhotos) else 0
+        self.memory.require((step_bytes(self.rollout.state) + to_decode) / 2**20)
         for view in (*self.train, *self.probe, *self.test):
             self.scene_loss.photos([view])  # one that cannot be decoded is bad input: known before a folder is made
-        self.memory = MemoryLimit(self.config.max_memory or machine_memory_mb(), stop)
-        self.memory.require(step_bytes(self.rollout.state) / 2**20)
         if self.folder is not None:
             (self.folder.write_config if self.resumed else self.folder.create)(self.config)
         try:
@@ -214,6 +221,16 @@ class Session:
         """Share of the run that is done, in 0..1: of its steps or of its time budget, whichever ends it first."""
         state = self.rollout.state
         return min(1.0, max(state.step / max(1, self.steps), state.seconds / self.time_budget))
+
+    def _due(self, rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+        """``rows`` without that of where a run was cut: an undisturbed run has none."""
+        due, before = [], 0.0
+        for row in rows:
+            seconds = row["seconds"]
+            if row["step"] in self.config.eval_at or any(before < at <= seconds for at in self.config.eval_seconds):
+                due.append(row)
+            before = seconds
+        return due
 
     def _scores(self, scene: GaussianScene) -> dict[int, Scores]:
         """Evaluated view -> metrics of ``scene``; asked twice for the same one, it is evaluated once."""

@@ -45,6 +45,11 @@ class Case:
     limits: dict[str, int] | None = None
     mount: str | None = None
 
+    @property
+    def kind(self) -> str:
+        """ "here": it runs in this process; "limit" or "mount": it needs one of its own, with that."""
+        return "mount" if self.mount is not None else "here" if self.limits is None else "limit"
+
 
 CASES: dict[str, Case] = {}
 

@@ -2,6 +2,7 @@
 
     python scripts/faults.py --page docs/faults.md
     python scripts/faults.py --only "NaN pose;truncated cameras.bin"
+    python scripts/faults.py --kind here
     python scripts/faults.py --list
 
 Every case gets a folder with a small sound capture, spoils it and runs ``l2s``. It is wrong, and the exit code of this
@@ -28,6 +29,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 import fault_catalogue  # noqa: F401  (adds the cases)
+import fault_catalogue_commands  # noqa: F401
 import fault_catalogue_runs  # noqa: F401
 from fault_cases import CASES, Case, sound
 
@@ -94,7 +96,7 @@ def look(case: Case, master: Path, folder: Path) -> Seen:
         case.spoil(folder)
         before = contents(folder)
         with contextlib.chdir(folder):
-            alone = case.limits is not None or case.mount is not None  # files stay open here that keep a disk mounted
+            alone = case.kind != "here"  # files stay open here that keep a disk mounted
             code, output = apart(case.command, case.limits or {}) if alone else here(case.command)
         text = message(output, code).replace(f"{folder.resolve()}/", "").replace(f"{folder}/", "")
         return Seen(code, text, [*wrong(case, code, text, output), *left_behind(folder, before, code)])
@@ -174,10 +176,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--page", type=Path, help="write the table to this file")
     parser.add_argument("--only", help="names of cases, separated by semicolons (all)")
+    parser.add_argument("--kind", choices=("here", "limit", "mount"), help="only cases that need this (all)")
     parser.add_argument("--list", action="store_true", help="print the names and exit codes of all cases")
     given = parser.parse_args()
     os.environ["COLUMNS"] = "500"
-    names = given.only.split(";") if given.only else list(CASES)
+    names = given.only.split(";") if given.only else [n for n in CASES if given.kind in (None, CASES[n].kind)]
     if given.list:
         print("\n".join(f"{name}\t{CASES[name].code}" for name in names))
         return

@@ -1,17 +1,19 @@
 """Kill `optimize`, `meta-train` and `leaderboard` at random moments and see that they end with the same bits.
 
     python scripts/kills.py --kills 50
-    python scripts/kills.py --kills 6 --jobs optimize --seed 3 --keep kills
+    python scripts/kills.py --kills 10 --jobs densify --seed 3 --keep kills
 
 Each job runs once undisturbed. Then it is started again and again in another folder and gets SIGINT, SIGTERM or
-SIGKILL at a random moment, from the start of Python to after its end, until it ends by itself; what it wrote must be
-what the undisturbed one wrote, but for times, with no file more or less. That is repeated until all kills are spent.
-Exit code 1 when anything differs. Tiny settings: a round takes seconds on an idle machine.
+SIGKILL at a random moment until it ends by itself; what it wrote must be what the undisturbed one wrote, but for times,
+with no file more or less. That is repeated until all kills are spent; only a signal to a living process is one. Most
+come at some moment after the process has saved something, the others between the start of Python and the first save.
+The last lines are a table of the kills. Exit code 1 when anything differs. Tiny settings: a process takes seconds.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -20,6 +22,7 @@ import random
 import re
 import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
 import tempfile
@@ -34,9 +37,19 @@ from learn2splat.eval.store import RowStore
 
 SCENE = "procedural:seed=3,views=9,width=48"
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGKILL)
+EARLY = 0.2
+"""Share of the signals that do not wait for the process to save something."""
+KILLS_OF_A_ROUND = 10
+"""About so many kills fit between the first save and the end of a job."""
+HEAD = f"""| job | kills | after a save | {" | ".join(number.name for number in SIGNALS)} | rounds | same bits |
+|---|{"---|" * (4 + len(SIGNALS))}"""
 TIMES = ("seconds", "seconds_render", "seconds_update", "seconds_guard", "peak_memory_mb")
 OPTIMIZE = ["optimize", "--quiet", "--scene", SCENE, "--steps", "150", "--max-gaussians", "300", "--sh-degree", "1"]
 OPTIMIZE += ["--eval-at", "0,10,50,200", "checkpoint_seconds=0.1"]
+DENSIFY = ["optimize", "--quiet", "--scene", SCENE, "--steps", "200", "--init", "random", "--sh-degree", "1"]
+DENSIFY += ["--max-gaussians", "800", "--densify", "default", "--eval-at", "0,45,65,95,115,145,165,185"]
+DENSIFY += ["init_gaussians=100", "densify.grow_gradient=0.001", "densify.reset_every=50"]  # the reset kills many
+DENSIFY += ["densify.refinements.stop=28000", "checkpoint_seconds=0.1"]
 META_TRAIN = ["meta-train", "--quiet", "data.procedural=1", "data.views=8", "data.width=32", "validation.procedural=1"]
 META_TRAIN += ["validation.views=8", "validation.width=32", "validation.settings=[dense]", "validation.steps=[2,4]"]
 META_TRAIN += ["train.meta_steps=8", "train.validate_every=4", "train.samples=1", "train.checkpoint_seconds=0.1"]
@@ -68,6 +81,27 @@ def board_digest(folder: Path) -> str:
     return _digest(json.dumps(sorted(kept, key=str), default=str).encode())
 
 
+def saved_at(file: str) -> Callable[[Path], int]:
+    """The time at which ``file`` of a folder was written last, 0 for never."""
+
+    def time_ns(folder: Path) -> int:
+        try:
+            return (folder / file).stat().st_mtime_ns
+        except OSError:
+            return 0
+
+    return time_ns
+
+
+def runs_saved(folder: Path) -> int:
+    """Number of runs that a leaderboard has measured."""
+    try:
+        with contextlib.closing(sqlite3.connect(f"file:{folder / 'steps.sqlite'}?mode=ro", uri=True)) as rows:
+            return int(rows.execute("select count(*) from runs").fetchone()[0])
+    except sqlite3.Error:  # not there yet, or busy
+        return 0
+
+
 @dataclass(frozen=True)
 class Job:
     """A command that writes to a folder.
@@ -75,17 +109,19 @@ class Job:
     Args:
         command: without ``--out``.
         digest: of what it wrote.
+        saved: grows with every save that the command could go on from; 0: none.
         resume: what to add instead of all but the sub-command when there is a checkpoint; None: the command resumes.
     """
 
     command: list[str]
     digest: Callable[[Path], str]
+    saved: Callable[[Path], int]
     resume: list[str] | None = None
 
     def start(self, folder: Path) -> subprocess.Popen[bytes]:
         arguments = self.command
         if self.resume is not None and folder.exists():
-            if (folder / "checkpoint" / "manifest.json").is_file():
+            if self.saved(folder):
                 arguments = [self.command[0], *self.resume]
             else:
                 shutil.rmtree(folder)  # killed before there was anything to resume
@@ -96,68 +132,119 @@ class Job:
             stderr=subprocess.PIPE,
         )
 
+    def wait_for_save(self, process: subprocess.Popen[bytes], folder: Path, before: int) -> None:
+        """Return when there is a save later than ``before``, or the process has ended."""
+        while process.poll() is None and self.saved(folder) <= before:
+            time.sleep(0.01)
 
+
+RESUME = ["--quiet", "--resume"]
 JOBS = {
-    "optimize": Job(OPTIMIZE, run_digest, ["--quiet", "--resume"]),
-    "meta-train": Job(META_TRAIN, training_digest),
-    "leaderboard": Job(LEADERBOARD, board_digest),
+    "optimize": Job(OPTIMIZE, run_digest, saved_at("checkpoint/manifest.json"), RESUME),
+    "densify": Job(DENSIFY, run_digest, saved_at("checkpoint/manifest.json"), RESUME),
+    "meta-train": Job(META_TRAIN, training_digest, saved_at("checkpoint-0/manifest.json")),
+    "leaderboard": Job(LEADERBOARD, board_digest, runs_saved),
 }
 
 
-def straight(job: Job, folder: Path) -> tuple[str, float]:
-    """The digest of an undisturbed run and its seconds."""
+@dataclass(frozen=True)
+class Straight:
+    """An undisturbed run: the digest and names of what it wrote, its seconds up to its first save and from there on."""
+
+    digest: str
+    files: list[str]
+    before: float
+    after: float
+
+
+@dataclass(frozen=True)
+class Kill:
+    """A signal to a living process; ``resumable``: there was something to go on from."""
+
+    number: signal.Signals
+    resumable: bool
+
+
+@dataclass(frozen=True)
+class Campaign:
+    """All rounds of one job."""
+
+    name: str
+    kills: list[Kill]
+    rounds: int
+    problems: list[str]
+
+    def row(self) -> str:
+        """A line of the table under `HEAD`."""
+        counts = [len(self.kills), sum(kill.resumable for kill in self.kills)]
+        counts += [sum(kill.number is number for kill in self.kills) for number in SIGNALS]
+        return f"| {self.name} | {' | '.join(map(str, counts))} | {self.rounds} | {'no' if self.problems else 'yes'} |"
+
+
+def straight(job: Job, folder: Path) -> Straight:
+    """Run ``job`` undisturbed."""
     started = time.monotonic()
     process = job.start(folder)
+    job.wait_for_save(process, folder, 0)
+    saved = time.monotonic()
     _, errors = process.communicate()
     if process.returncode:
         raise RuntimeError(f"{job.command[0]} failed undisturbed:\n{errors.decode()}")
-    return job.digest(folder), time.monotonic() - started
+    return Straight(job.digest(folder), _files(folder), saved - started, time.monotonic() - saved)
 
 
-def disturbed(job: Job, folder: Path, kills: int, longest: float, chance: random.Random) -> tuple[int, list[str]]:
-    """Kill ``job`` up to ``kills`` times and let it end.
+def disturbed(
+    job: Job, folder: Path, most: int, expected: Straight, chance: random.Random
+) -> tuple[list[Kill], list[str]]:
+    """Kill ``job`` up to ``most`` times and let it end.
 
     Returns:
-        How many kills were spent, and what was wrong with the way it ended.
+        The kills, and what was wrong with the way it ended.
     """
-    for kill in range(kills):
-        number, delay = chance.choice(SIGNALS), chance.uniform(0, 1.1 * longest)
+    kills: list[Kill] = []
+    while len(kills) < most:
+        number, early = chance.choice(SIGNALS), chance.random() < EARLY
+        delay = chance.uniform(0, expected.before if early else 2 * expected.after / KILLS_OF_A_ROUND)
+        before = job.saved(folder)
         process = job.start(folder)
-        try:
+        if not early:
+            job.wait_for_save(process, folder, before)
+        with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(timeout=delay)
-        except subprocess.TimeoutExpired:
+        living, resumable = process.poll() is None, job.saved(folder) > 0
+        if living:
             process.send_signal(number)
+            kills.append(Kill(number, resumable))
         _, errors = process.communicate()
-        code, early = process.returncode, "KeyboardInterrupt" in errors.decode()  # Python was still importing
-        print(f"  {signal.Signals(number).name} after {delay:.2f} s: exit code {code}", flush=True)
+        code, importing = process.returncode, "KeyboardInterrupt" in errors.decode()
+        event = f"{number.name} with {'a' if resumable else 'no'} save" if living else "ended by itself"
+        print(f"  {event}: exit code {code}", flush=True)
         if code == 0:
-            return kill + 1, []
-        if code not in (-number, 128 + number) and not early:
-            return kill + 1, [f"exit code {code} after {signal.Signals(number).name}:\n{errors.decode()}"]
+            return kills, []
+        if not living or (code not in (-number, 128 + number) and not importing):
+            return kills, [f"{event}: exit code {code}:\n{errors.decode()}"]
     process = job.start(folder)
     _, errors = process.communicate()
     return kills, [f"it could not go on:\n{errors.decode()}"] if process.returncode else []
 
 
-def campaign(name: str, kills: int, seed: int, work: Path) -> list[str]:
-    """Spend ``kills`` on the job ``name``; what went wrong."""
-    job, chance, problems, count = JOBS[name], random.Random(f"{name} {seed}"), [], 0
-    expected, seconds = straight(job, work / name / "straight")
-    files = _files(work / name / "straight")
-    print(f"{name}: {seconds:.1f} s undisturbed", flush=True)
-    while kills > 0:
-        folder = work / name / f"cut-{count}"
-        spent, wrong = disturbed(job, folder, kills, seconds, chance)
-        kills, count = kills - spent, count + 1
-        if not wrong and job.digest(folder) != expected:
+def campaign(name: str, most: int, seed: int, work: Path) -> Campaign:
+    """Spend ``most`` kills on the job ``name``."""
+    job, chance, problems, rounds = JOBS[name], random.Random(f"{name} {seed}"), list[str](), 0
+    expected, kills = straight(job, work / name / "straight"), list[Kill]()
+    print(f"{name}: {expected.before:.1f} s to the first save, {expected.after:.1f} s from there on", flush=True)
+    while len(kills) < most:
+        folder = work / name / f"cut-{rounds}"
+        spent, wrong = disturbed(job, folder, most - len(kills), expected, chance)
+        kills, rounds = kills + spent, rounds + 1
+        if not wrong and job.digest(folder) != expected.digest:
             wrong.append("it ended with other bits")
-        if not wrong and _files(folder) != files:
-            wrong.append(
-                f"files differ: {sorted(set(_files(folder)).symmetric_difference(files)) or 'one is there twice'}"
-            )
+        if not wrong and _files(folder) != expected.files:
+            odd = sorted(set(_files(folder)).symmetric_difference(expected.files))
+            wrong.append(f"files differ: {odd or 'one is there twice'}")
         problems += [f"{name}, {folder}: {text}" for text in wrong]
-        print(f"{name}: {'; '.join(wrong) or 'the same bits'} after {spent} signals", flush=True)
-    return problems
+        print(f"{name}: {'; '.join(wrong) or 'the same bits'} after {len(spent)} kills", flush=True)
+    return Campaign(name, kills, rounds, problems)
 
 
 def _files(folder: Path) -> list[str]:
@@ -181,10 +268,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         work = given.keep or Path(temporary)
         shares = [given.kills // len(names) + (i < given.kills % len(names)) for i in range(len(names))]
-        problems = []
-        for name, kills in zip(names, shares, strict=True):
-            problems += campaign(name, kills, given.seed, work)
-    print("\n".join(problems) or f"{given.kills} kills, nothing differs")
+        done = [campaign(name, kills, given.seed, work) for name, kills in zip(names, shares, strict=True)]
+    problems = [problem for one in done for problem in one.problems]
+    print("\n".join([HEAD, *(one.row() for one in done), *problems]))
     sys.exit(bool(problems))
 
 

@@ -12,6 +12,9 @@ from pathlib import Path
 
 from hypothesis import strategies as st
 
+from learn2splat.errors import UserError
+
+Read = Callable[[Path], object]
 ALL = 1 << 30
 """Bytes to remove: all that follow."""
 NUMBERS = (b"", b"0", b"-1", b"9" * 20, b"1e999", b"NaN", b"nan", b"-", b"1e-320", b"0x10")
@@ -93,6 +96,20 @@ class Prey:
         except self.refusals:
             return False
         return True
+
+
+def of_files(sound: list[bytes], path: Path, read: Read, *refusals: type[Exception]) -> Prey:
+    """A reader of ``path``."""
+
+    def check(content: bytes) -> object:
+        path.write_bytes(content)
+        return read(path)
+
+    return Prey(sound, check, refusals or (UserError,))
+
+
+def finite(holds: bool) -> None:
+    assert holds, "a damaged file was accepted, and what it gave cannot be used"
 
 
 @contextmanager

@@ -20,14 +20,14 @@ from learn2splat.data.base import BadSceneError, SceneData, SceneSource
 from learn2splat.data.chunks import ChunkSource
 from learn2splat.data.colmap_text_writer import write_colmap_text
 from learn2splat.data.colmap_writer import write_colmap
-from learn2splat.data.photos import decode_photo, photo_size
+from learn2splat.data.masks import LazyMasks, check_mask
+from learn2splat.data.photos import LazyPhotos, PhotoFile, decode_photo, photo_size
 from learn2splat.data.point_cloud import read_point_ply
 from learn2splat.data.polycam import PolycamSource
 from learn2splat.data.procedural.source import make_scene
 from learn2splat.data.procedural.spec import ProceduralSpec
 from learn2splat.data.record3d import Record3DSource
 from learn2splat.data.transforms_json import read_transforms
-from learn2splat.errors import UserError
 from learn2splat.eval.store import RowStore
 from learn2splat.meta import buffer
 from learn2splat.optim.learned.pretrained import SHIPPED, load_pretrained, shipped
@@ -36,20 +36,10 @@ from learn2splat.run_folder import RunFolder
 from learn2splat.scene.initialise import from_points
 from learn2splat.scene.ply import read_ply, write_ply
 from learn2splat.session import Listener
-from tests.fuzzing import Prey
+from tests.fuzzing import Prey, Read, finite, of_files
+from tests.readers_trained import TRAINED
 
 SPEC = ProceduralSpec(seed=3, views=3, width=24, height=16, points=4)
-Read = Callable[[Path], object]
-
-
-def of_files(sound: list[bytes], path: Path, read: Read, *refusals: type[Exception]) -> Prey:
-    """A reader of ``path``."""
-
-    def check(content: bytes) -> object:
-        path.write_bytes(content)
-        return read(path)
-
-    return Prey(sound, check, refusals or (UserError,))
 
 
 def capture() -> SceneData:
@@ -225,8 +215,18 @@ def rows(folder: Path) -> Prey:
     return of_files([path.read_bytes()], path, lambda path: RowStore(path).rows())
 
 
-def finite(holds: bool) -> None:
-    assert holds, "a damaged file was accepted, and what it gave cannot be used"
+def mask(folder: Path) -> Prey:
+    """Of a photo of 8 x 6 pixels."""
+    shown = folder / "photo.png"
+    shown.write_bytes(picture("PNG", "RGB"))
+
+    def read(path: Path) -> None:
+        check_mask(path, (8, 6))
+        used = LazyMasks(LazyPhotos([PhotoFile(shown, 4, 3, None, path)]))[0]
+        finite(used.shape == (3, 4) and used.dtype == torch.bool)
+
+    kinds = [("PNG", "L"), ("PNG", "1"), ("PNG", "RGB"), ("PNG", "P"), ("PNG", "I;16"), ("JPEG", "L")]
+    return of_files([picture(*kind) for kind in kinds], folder / "mask", read, ValueError)
 
 
 COLMAP = [f"{stem}.{suffix}" for suffix in ("bin", "txt") for stem in ("cameras", "images", "points3D")]
@@ -246,5 +246,7 @@ READERS: dict[str, Callable[[Path], Prey]] = {
     "run config": run_config,
     "run metrics": run_metrics,
     "leaderboard rows": rows,
+    "mask": mask,
+    **TRAINED,
 }
 """Name -> what makes its prey in a folder."""

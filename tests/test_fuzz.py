@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import random
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -37,3 +42,19 @@ def test_damaged_files_do_no_harm(name: str) -> None:
 
         with little_memory():
             check()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(find_spec("atheris") is None, reason="atheris is not installed (the extra 'fuzz')")
+@pytest.mark.parametrize("name", ["transforms.json", "run metrics"])
+def test_inputs_guided_by_coverage_do_no_harm(name: str, tmp_path: Path) -> None:
+    root = Path(__file__).resolve().parents[1]
+    command = [sys.executable, root / "scripts" / "fuzz.py", "--reader", name, "--inputs", "1", "--keep", tmp_path]
+    command += ["--guided", str(INPUTS)]
+    done = subprocess.run(
+        command, env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    row = next(line for line in done.stdout.splitlines() if line.startswith(f"| {name} | 1 | "))
+    assert row.endswith(" | 0 |")
+    assert int(row.split(" | ")[2].replace(",", "")) >= INPUTS

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from learn2splat.api import optimize
+from learn2splat.data.photos import LazyPhotos
 from learn2splat.eval.metrics import evaluate
 from learn2splat.memory import MemoryLimit, MemoryLimitError, machine_memory_mb, peak_memory_mb, resident_mb
 from learn2splat.run_folder import RunFolder
@@ -71,6 +72,21 @@ def test_a_run_that_grows_too_large_ends_with_its_best_scene(here: Path, monkeyp
     assert summary["max_memory_mb"] == 1000
     assert summary["peak_memory_mb"] >= summary["last"]["peak_memory_mb"] > 10
     assert (here / "run" / "point_cloud.ply").is_file()
+
+
+def test_photos_count_before_they_are_decoded_and_a_run_does_not_depend_on_how_many_are_kept(
+    here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert l2s("scene", "make", "--out", "scene", "--views", "5", "--width", "32") == 0
+    run = ["optimize", "--scene", "scene", "--steps", "3", "--max-gaussians", "50", "--sh-degree", "0", "--quiet"]
+    for share in (0.0, 0.25):
+        monkeypatch.setattr("learn2splat.data.cache.MEMORY_SHARE", share)
+        assert l2s(*run, "--out", f"run-{share}") == 0
+    assert (here / "run-0.0/point_cloud.ply").read_bytes() == (here / "run-0.25/point_cloud.ply").read_bytes()
+    monkeypatch.setattr(LazyPhotos, "bytes_to_come", 10 << 30)
+    monkeypatch.setattr(LazyPhotos, "__getitem__", None)
+    assert l2s(*run, "--out", "refused", "--max-memory", "9000") == 4
+    assert "9,000 MiB allowed" in capsys.readouterr().err
 
 
 def test_pictures_are_written_one_at_a_time(tmp_path: Path) -> None:

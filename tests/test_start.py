@@ -76,6 +76,9 @@ def test_what_is_no_prediction_is_named(tmp_path: Path) -> None:
     checkpoint.save(tmp_path / "strange", "prediction", {"features": torch.rand(3, 2)}, {})
     with pytest.raises(checkpoint.BadCheckpointError, match="lacks scene/"):
         load_initialiser(str(tmp_path / "strange"))
+    save_prediction(Prediction(scene.map(lambda tensor: tensor * torch.nan)), tmp_path / "nan")
+    with pytest.raises(checkpoint.BadCheckpointError, match="not finite"):
+        load_initialiser(str(tmp_path / "nan"))
     checkpoint.save(tmp_path / "other", "optimizer", {"features": torch.rand(3, 2)}, {})
     with pytest.raises(checkpoint.BadCheckpointError, match="'optimizer', expected 'initialiser'"):
         load_initialiser(str(tmp_path / "other"))

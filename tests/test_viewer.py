@@ -14,6 +14,7 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -144,6 +145,14 @@ def test_a_run_with_viewer_writes_the_same_bytes(here: Path, capfd: pytest.Captu
     assert summary["warnings"] == json.loads((here / "plain/summary.json").read_text())["warnings"]
 
 
+def control(live: LiveView, label: str) -> Any:
+    """A button or slider of the page; setting its ``value`` calls what is registered, as a click does."""
+    assert live.page is not None
+    found = [handle for handle in live.page.server.gui._gui_input_handle_from_uuid.values() if handle.label == label]
+    assert len(found) == 1
+    return found[0]
+
+
 @NEEDS_VISER
 def test_a_held_run_steps_when_told_and_can_be_stopped(here: Path) -> None:
     stop = threading.Event()
@@ -157,15 +166,27 @@ def test_a_held_run_steps_when_told_and_can_be_stopped(here: Path) -> None:
             _until(lambda count=count: len(listener.steps) == count)
             time.sleep(0.1)
             assert len(listener.steps) == count
-            live._scale("sh", 0.5)
-            live.gate.step()
+            if count < 3:
+                control(live, "sh").value = 0.5 * count
+                control(live, "step").value = True
+        control(live, "resume").value = True
+        _until(lambda: len(listener.steps) > 5)
+        control(live, "pause").value = True
+        _until(lambda: is_held(live, listener))
+        held = len(listener.steps)
+        time.sleep(0.1)
+        assert len(listener.steps) == held
     finally:
         stop.set()
         thread.join(timeout=60)
     assert not thread.is_alive()
     summary = json.loads((here / "run/summary.json").read_text())
     assert summary["outcome"] == "interrupted"
-    assert summary["warnings"][-1].endswith("updates of sh x 0.5"), "a run that a person changed says so"
+    assert run.rollout.optimizer.factors["sh"] == 1.0
+    assert summary["warnings"][-2:] == [
+        "from step 1 on, updates of sh x 0.5",
+        "from step 2 on, updates of sh x 1",
+    ], "a run that a person changed says so"
 
 
 @NEEDS_VISER
@@ -240,23 +261,61 @@ def viewed_run(here: Path) -> Iterator[str]:
     assert process.wait(timeout=120) == 0
 
 
-@NEEDS_VISER
-@pytest.mark.slow
-def test_the_page_shows_splats_and_cameras_in_a_browser(viewed_run: str, chromium: str, tmp_path: Path) -> None:
-    picture = tmp_path / "page.png"
-    flags = ["--headless", "--no-sandbox", "--use-angle=swiftshader", "--enable-unsafe-swiftshader"]
-    flags += [f"--user-data-dir={tmp_path / 'browser'}", "--window-size=1000,700", f"--screenshot={picture}"]
-    for budget_ms in (20_000, 60_000, 180_000):  # a page on a busy machine is empty for longer
-        command = [chromium, *flags, f"--virtual-time-budget={budget_ms}", viewed_run]
+def is_held(live: LiveView, listener: Watched) -> bool:
+    """Whether the page says that the run is held after the step that was heard of last."""
+    assert live.page is not None
+    return f"**step {len(listener.steps):,}** of {live.session.config.steps:,} (paused)" in live.page.text.content
+
+
+def looked_at(url: str, chromium: str, folder: Path, enough: Callable[[np.ndarray], bool]) -> tuple[np.ndarray, str]:
+    """Pixels int [H, W, 3] and elements of a page once there is ``enough`` on it: on a busy machine that takes long."""
+    picture = folder / "page.png"
+    flags = ["--headless", "--no-sandbox", "--use-angle=swiftshader", "--enable-unsafe-swiftshader", "--dump-dom"]
+    flags += [f"--user-data-dir={folder / 'browser'}", "--window-size=1000,700", f"--screenshot={picture}"]
+    for budget_ms in (20_000, 60_000, 180_000):
+        command = [chromium, *flags, f"--virtual-time-budget={budget_ms}", url]
         done = subprocess.run(command, capture_output=True, timeout=180, check=False)
         assert picture.is_file(), done.stderr.decode()[-2000:]
         pixels = np.asarray(Image.open(picture).convert("RGB")).astype(int)
-        blue = (pixels[..., 2] - pixels[..., 0] > 60).mean()
-        colors = len(np.unique(pixels[:, :600].reshape(-1, 3), axis=0))
-        if blue > 1e-3 and colors > 2000:
+        if enough(pixels):
             break
-    assert blue > 1e-3, "the frusta of the training views"
-    assert colors > 2000, "splats and photos, not an empty page"
+    return pixels, done.stdout.decode()
+
+
+def has_splats(pixels: np.ndarray) -> bool:
+    """Splats and photos, not an empty page, and the blue frusta of the training views."""
+    blue = (pixels[..., 2] - pixels[..., 0] > 60).mean()
+    return bool(blue > 1e-3 and len(np.unique(pixels[:, :600].reshape(-1, 3), axis=0)) > 2000)
+
+
+@NEEDS_VISER
+@pytest.mark.slow
+def test_the_page_shows_splats_and_cameras_in_a_browser(viewed_run: str, chromium: str, tmp_path: Path) -> None:
+    pixels, _ = looked_at(viewed_run, chromium, tmp_path, has_splats)
+    assert has_splats(pixels)
+
+
+@NEEDS_VISER
+@pytest.mark.slow
+def test_a_paused_run_says_so_in_a_browser(here: Path, chromium: str, tmp_path: Path) -> None:
+    stop = threading.Event()
+    live, listener = LiveView(free_address(), stop.is_set, lambda text: None), Watched()
+    run = session(here / "run", steps=100_000, eval_at=[0])
+    thread = threading.Thread(target=lambda: run.run(Listeners([listener, live]), stop.is_set))
+    thread.start()
+    try:
+        _until(lambda: len(listener.steps) > 10)
+        control(live, "pause").value = True
+        _until(lambda: is_held(live, listener))
+        assert live.page is not None
+        pixels, elements = looked_at(live.page.url, chromium, tmp_path, has_splats)
+    finally:
+        stop.set()
+        thread.join(timeout=60)
+    assert has_splats(pixels)
+    assert "(paused)" in elements
+    assert f"step {len(listener.steps)}" in elements
+    assert all(f">{label}<" in elements for label in ("pause", "step", "resume"))
 
 
 def _until(true: Callable[[], bool], seconds: float = 60.0) -> None:

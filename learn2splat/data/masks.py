@@ -8,6 +8,7 @@ round: black is what is used.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import cast
 
 import cv2
 import numpy as np
@@ -17,9 +18,9 @@ from PIL import Image
 from torch import Tensor
 
 from learn2splat.data.base import BadSceneError
-from learn2splat.data.photos import LazyPhotos, LruCache, PhotoFile, area_filter, photo_size
+from learn2splat.data.cache import PIXELS
+from learn2splat.data.photos import LazyPhotos, PhotoFile, area_filter, photo_size
 
-CACHE_BYTES = 512 << 20
 DYNAMIC = "dynamic_mask_"
 """How the names of masks of instant-ngp begin."""
 REACH_PX = 2
@@ -48,7 +49,7 @@ def check_mask(mask: Path, photo: tuple[int, int]) -> None:
 
 
 class LazyMasks:
-    """Masks decoded on first use and kept while they fit into a memory budget. Implements `Masks`.
+    """Masks decoded on first use and kept as far as `PIXELS` goes. Implements `Masks`.
 
     A pixel of a view is used when nothing that is masked went into it: neither by undistortion nor by the area filter.
 
@@ -58,17 +59,6 @@ class LazyMasks:
 
     def __init__(self, photos: LazyPhotos) -> None:
         self.photos = photos
-        self._start_cache()
-
-    def _start_cache(self) -> None:
-        self._used: LruCache[Tensor] = LruCache(CACHE_BYTES, lambda used: used.nbytes)
-
-    def __getstate__(self) -> dict[str, object]:
-        return {"photos": self.photos}
-
-    def __setstate__(self, state: dict[str, object]) -> None:
-        self.__dict__.update(state)
-        self._start_cache()
 
     def __len__(self) -> int:
         return len(self.photos)
@@ -80,7 +70,8 @@ class LazyMasks:
             BadSceneError: the file changed, cannot be decoded, or hides all of the view.
         """
         file = self.photos.files[view]
-        return self._used.get(view % len(self), lambda: torch.from_numpy(self._load(file)))
+        found = PIXELS.get((self.photos.key, "mask", view % len(self)), lambda: torch.from_numpy(self._load(file)))
+        return cast(Tensor, found)
 
     def _load(self, file: PhotoFile) -> NDArray[np.bool_]:
         if file.mask is None:

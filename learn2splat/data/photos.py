@@ -6,13 +6,11 @@ pixels.
 
 from __future__ import annotations
 
-import threading
-from collections import OrderedDict
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, Generic, TypeVar
+from typing import BinaryIO, TypeVar, cast
 
 import cv2
 import numpy as np
@@ -22,13 +20,11 @@ from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from learn2splat.data.base import BadSceneError
+from learn2splat.data.cache import PIXELS
 from learn2splat.data.lens import Lens
 
-Value = TypeVar("Value")
 Number = TypeVar("Number", np.uint8, np.float32)
 
-CACHE_BYTES = 2 << 30
-MAP_CACHE_BYTES = 256 << 20
 TAIL_BYTES = 4096
 PIXELS_PER_BYTE, ALWAYS_PIXELS = 10_000, 1 << 22
 """No photo is compressed more than that, but for one as small as this: a larger one announces what it cannot hold."""
@@ -144,36 +140,8 @@ def area_filter(image: NDArray[Number], width: int, height: int) -> NDArray[Numb
     return np.asarray(cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA), dtype=image.dtype)
 
 
-class LruCache(Generic[Value]):
-    """Keeps the most recently used values up to a number of bytes; safe to use from several threads."""
-
-    def __init__(self, budget_bytes: int, size_of: Callable[[Value], int]) -> None:
-        self.budget_bytes = budget_bytes
-        self.used_bytes = 0
-        self._size_of = size_of
-        self._values: OrderedDict[Hashable, Value] = OrderedDict()
-        self._lock = threading.Lock()
-
-    def get(self, key: Hashable, make: Callable[[], Value]) -> Value:
-        """The value of ``key``, made by ``make`` when it is not there (outside the lock: threads work in parallel)."""
-        with self._lock:
-            if key in self._values:
-                self._values.move_to_end(key)
-                return self._values[key]
-        value = make()
-        with self._lock:
-            if key in self._values or self._size_of(value) > self.budget_bytes:
-                return self._values.get(key, value)
-            self._values[key] = value
-            self.used_bytes += self._size_of(value)
-            while self.used_bytes > self.budget_bytes:
-                _, oldest = self._values.popitem(last=False)
-                self.used_bytes -= self._size_of(oldest)
-        return value
-
-
 class LazyPhotos:
-    """Photos decoded on first use and kept while they fit into a memory budget. Implements `TransparentPhotos`.
+    """Photos decoded on first use and kept as far as `PIXELS` goes. Implements `TransparentPhotos`.
 
     Undistortion happens at up to twice the view's resolution, so that its interpolation does not blur the view;
     photos without distortion see nothing but the area filter.
@@ -181,32 +149,12 @@ class LazyPhotos:
     Args:
         files: the V views.
         background: RGB in 0..1 behind transparent photos.
-        cache_bytes: how much memory decoded photos may occupy.
     """
 
-    def __init__(
-        self,
-        files: Sequence[PhotoFile],
-        *,
-        background: tuple[float, float, float] = (0.0, 0.0, 0.0),
-        cache_bytes: int = CACHE_BYTES,
-    ) -> None:
+    def __init__(self, files: Sequence[PhotoFile], *, background: tuple[float, float, float] = (0.0, 0.0, 0.0)) -> None:
         self.files = tuple(files)
         self.background = background
-        self.cache_bytes = cache_bytes
-        self._start_caches()
-
-    def _start_caches(self) -> None:
-        self._photos: LruCache[Tensor] = LruCache(self.cache_bytes, lambda photo: photo.nbytes)
-        self._maps: LruCache[NDArray[np.float32]] = LruCache(MAP_CACHE_BYTES, lambda array: array.nbytes)
-
-    def __getstate__(self) -> dict[str, object]:
-        # another process starts with empty caches: locks cannot travel, pixels need not
-        return {"files": self.files, "background": self.background, "cache_bytes": self.cache_bytes}
-
-    def __setstate__(self, state: dict[str, object]) -> None:
-        self.__dict__.update(state)
-        self._start_caches()
+        self.key = object()  # of what is kept of these photos; another one in another process
 
     def __len__(self) -> int:
         return len(self.files)
@@ -215,7 +163,7 @@ class LazyPhotos:
         """The same photos with ``background`` where they are transparent; see `TransparentPhotos`."""
         if background == self.background:
             return self
-        return LazyPhotos(self.files, background=background, cache_bytes=self.cache_bytes)
+        return LazyPhotos(self.files, background=background)
 
     def __getitem__(self, view: int) -> Tensor:
         """The photo of one view, uint8 [H, W, 3]; shared with the cache, so not to be written to.
@@ -224,11 +172,19 @@ class LazyPhotos:
             BadSceneError: the file changed or cannot be decoded.
         """
         file = self.files[view]
-        return self._photos.get(view % len(self.files), lambda: torch.from_numpy(self._load(file)))
+        found = PIXELS.get((self.key, "photo", view % len(self)), lambda: torch.from_numpy(self._load(file)))
+        return cast(Tensor, found)
+
+    @property
+    def bytes_to_come(self) -> int:
+        """Most bytes that decoding all views, with their masks, adds to what this process holds."""
+        pixels = sum(file.width * file.height * (3 if file.mask is None else 4) for file in self.files)
+        return min(PIXELS.room_bytes, pixels)
 
     def undistortion_map(self, lens: Lens, width: int, height: int) -> NDArray[np.float32]:
         """`Lens.undistortion_map`, worked out once as far as memory for it goes."""
-        return self._maps.get((lens, width, height), lambda: lens.undistortion_map(width, height))
+        found = PIXELS.get((self.key, "map", lens, width, height), lambda: lens.undistortion_map(width, height))
+        return cast(NDArray[np.float32], found)
 
     def _load(self, file: PhotoFile) -> NDArray[np.uint8]:
         try:

@@ -50,6 +50,7 @@ class Backbone:
 
 ALEXNET = Backbone(((0,), (3,), (6,), (8,), (10,)), stride=4, pool=3, pooled=(1, 2))
 VGG16 = Backbone(((0, 2), (5, 7), (10, 12, 14), (17, 19, 21), (24, 26, 28)), stride=1, pool=2, pooled=(1, 2, 3, 4))
+DTYPES = {torch.float32, torch.float64}
 MAX_PADDING = 2
 """Convolutions keep the size of a picture, but for AlexNet's first one: of side 11, it pads like one of side 5."""
 
@@ -135,5 +136,7 @@ class Lpips:
             raise BadWeightsError(f"the tensor {error} is missing") from error
         except ValueError as error:
             raise BadWeightsError(f"a convolution is not two-dimensional ({error})") from error
+        if len(dtypes := {tensor.dtype for tensor in self.weights.values()}) > 1 or not dtypes <= DTYPES:
+            raise BadWeightsError("its tensors are not all float32, nor all float64")
         if not fits:
             raise BadWeightsError("the shapes of its tensors do not fit each other")

@@ -13,15 +13,17 @@ from multiprocessing.synchronize import Event
 import torch
 
 from learn2splat.data.base import SceneData
+from learn2splat.data.cache import fit_cache
 from learn2splat.data.sources import load_scene
+from learn2splat.memory import machine_memory_mb
 
 _context = multiprocessing.get_context("spawn")
 _stop: Event | None = None
 
 
 def processes(count: int, stop: Event | None = None) -> ProcessPoolExecutor:
-    """``count`` fresh processes; `stopped` tells them whether ``stop`` is set."""
-    return ProcessPoolExecutor(count, _context, initializer=_begin, initargs=(stop,))
+    """``count`` fresh processes that share the machine's memory; `stopped` tells them whether ``stop`` is set."""
+    return ProcessPoolExecutor(count, _context, initializer=_begin, initargs=(stop, machine_memory_mb() / count))
 
 
 def event() -> Event:
@@ -41,13 +43,14 @@ def cores() -> int:
 
 @lru_cache(maxsize=64)
 def kept_scene(name: str, max_size: int, test_every: int) -> SceneData:
-    """`load_scene`, once per process."""
+    """`load_scene`, once per process; its decoded photos are kept as far as `PIXELS` goes."""
     return load_scene(name, max_size=max_size, test_every=test_every)
 
 
-def _begin(stop: Event | None) -> None:
+def _begin(stop: Event | None, memory_mb: float) -> None:
     global _stop
     _stop = stop
+    fit_cache(memory_mb)
     torch.set_num_threads(1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
     threading.Thread(target=_end_with_parent, daemon=True).start()

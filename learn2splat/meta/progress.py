@@ -24,6 +24,11 @@ class Progress:
     best_score: float = -math.inf
     history: list[dict[str, float]] = field(default_factory=list)
 
+    def __post_init__(self) -> None:
+        rows = [value for row in self.history for value in (row["meta_step"], *row.values())]
+        if not all(isinstance(value, int | float) for value in (self.meta_step, self.best_score, *rows)):
+            raise ValueError("the progress of a training is told in numbers")
+
     def column(self, name: str, last: int = 0) -> tuple[list[float], list[float]]:
         """The meta-steps of the rows that have ``name``, and their values; with ``last``, of that many rows only."""
         rows = [row for row in self.history[-last:] if name in row]

@@ -154,23 +154,32 @@ class MetaTrainer(Generic[Trainee]):
         self.estimator.commit()
 
     def _restore(self) -> list[int]:
-        """Load the checkpoint; the entries of the estimator that belong to it."""
+        """Load the checkpoint; the entries of the estimator that belong to it.
+
+        Raises:
+            BadCheckpointError: it is damaged, or was written by another training.
+        """
         tensors, config = checkpoint.load(self._checkpoint, CHECKPOINT_KIND)
 
         def under(prefix: str) -> dict[str, Tensor]:
             return {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
 
-        self.optimizer.load_state_dict(under("weights/"))
-        self.averaged.load_state_dict(under("averaged/"))
-        self.best = under("best/")
-        states: dict[int, dict[str, Any]] = {}
-        for name, tensor in under("adamw/").items():
-            index, entry = name.split("/")
-            states.setdefault(int(index), {})[entry] = tensor
-        self.adamw.load_state_dict({"state": states, "param_groups": self.adamw.state_dict()["param_groups"]})
-        self.generator.set_state(tensors["generator"])
-        self.progress = Progress(**config["progress"])
-        return [int(number) for number in config["entries"]]
+        try:
+            self.optimizer.load_state_dict(under("weights/"))
+            self.averaged.load_state_dict(under("averaged/"))
+            self.best = under("best/")
+            states: dict[int, dict[str, Any]] = {}
+            for name, tensor in under("adamw/").items():
+                index, entry = name.split("/")
+                states.setdefault(int(index), {})[entry] = tensor
+            self.adamw.load_state_dict({"state": states, "param_groups": self.adamw.state_dict()["param_groups"]})
+            self.generator.set_state(tensors["generator"])
+            self.progress = Progress(**config["progress"])
+            return [int(number) for number in config["entries"]]
+        except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+            raise checkpoint.BadCheckpointError(
+                f"{self._checkpoint}: no checkpoint of this training ({error}); {checkpoint.REMEDY}"
+            ) from error
 
     def _any_process(self, flag: bool) -> bool:
         """Whether ``flag`` is set in any process: all of them stop together."""

@@ -45,6 +45,8 @@ class SavedPrediction:
             predicted = scene("scene/")
             if predicted is None:
                 raise ValueError("it lacks scene/")
+            if not predicted.is_finite():
+                raise ValueError("its scene is not finite")
             self.prediction = Prediction(predicted, tensors.get("features"), scene("precision/"))
         except (TypeError, ValueError) as error:
             raise checkpoint.BadCheckpointError(f"{folder}: holds no usable prediction ({error})") from error

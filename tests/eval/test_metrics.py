@@ -144,6 +144,9 @@ def test_weights_that_are_missing_or_wrong_are_told(tmp_path: Path) -> None:
     save_file(weights | {"net.slice2.3.bias": torch.zeros(5)}, file)
     with pytest.raises(BadWeightsError, match="fit"):
         Lpips.load(file)
+    save_file(weights | {"net.slice2.3.bias": weights["net.slice2.3.bias"].int()}, file)
+    with pytest.raises(BadWeightsError, match="float32"):
+        Lpips.load(file)
 
 
 @pytest.mark.parametrize(
