@@ -106,7 +106,7 @@ def resumed(folder: RunFolder, run: RunConfig) -> DictConfig:
     try:
         _check(saved)
     except (AttributeError, KeyError) as error:
-        raise BadConfigError(f"{folder.path / 'config.yaml'}: it lacks {error}; start a new run") from error
+        raise BadConfigError(f"{folder.path / 'config.yaml'}: it is not complete ({str(error).splitlines()[0]}); start a new run") from error
     return saved
 
 

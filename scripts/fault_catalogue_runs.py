@@ -15,6 +15,7 @@ from fault_cases import (
     SPARSE,
     case,
     cut,
+    edited,
     filled,
     only,
     ply,
@@ -92,7 +93,13 @@ case(
     TRAINED,
 )
 case("missing optimizer", 2, r"trained", command=TRAINED)
-case("truncated config.yaml of a run", 2, r"config\.yaml", only(run_first, cut("run/config.yaml", 0.3)), RESUME)
+case(
+    "truncated config.yaml of a run",
+    2,
+    r"config\.yaml.*start a new run",
+    only(run_first, edited("run/config.yaml", lambda lines: [*lines[:12], lines[12][:3]])),
+    RESUME,
+)
 case(
     "garbage config.yaml of a run",
     2,

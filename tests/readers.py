@@ -225,8 +225,13 @@ def mask(folder: Path) -> Prey:
         used = LazyMasks(LazyPhotos([PhotoFile(shown, 4, 3, None, path)]))[0]
         finite(used.shape == (3, 4) and used.dtype == torch.bool)
 
-    kinds = [("PNG", "L"), ("PNG", "1"), ("PNG", "RGB"), ("PNG", "P"), ("PNG", "I;16"), ("JPEG", "L")]
-    return of_files([picture(*kind) for kind in kinds], folder / "mask", read, ValueError)
+    white, sound = Image.new("L", (8, 6), 255), []
+    white.putpixel((0, 0), 0)
+    for kind, mode in (("PNG", "L"), ("PNG", "1"), ("PNG", "RGB"), ("PNG", "P"), ("JPEG", "L")):
+        stream = io.BytesIO()
+        white.convert(mode).save(stream, kind)
+        sound.append(stream.getvalue())
+    return of_files(sound, folder / "mask", read, ValueError)
 
 
 COLMAP = [f"{stem}.{suffix}" for suffix in ("bin", "txt") for stem in ("cameras", "images", "points3D")]
