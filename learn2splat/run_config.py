@@ -106,7 +106,10 @@ def resumed(folder: RunFolder, run: RunConfig) -> DictConfig:
     try:
         _check(saved)
     except (AttributeError, KeyError) as error:
-        raise BadConfigError(f"{folder.path / 'config.yaml'}: it is not complete ({str(error).splitlines()[0]}); start a new run") from error
+        reason = str(error).splitlines()[0]
+        raise BadConfigError(
+            f"{folder.path / 'config.yaml'}: it is not complete ({reason}); start a new run"
+        ) from error
     return saved
 
 
