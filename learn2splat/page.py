@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import re
 import shlex
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 import jinja2
 import numpy as np
 from markupsafe import Markup
+from matplotlib import rc_context
 from matplotlib.figure import Figure
 from PIL import Image
 from torch import Tensor
@@ -37,11 +39,12 @@ def write_page(path: Path, template: str, **values: Any) -> None:
 
 
 def svg(figure: Figure) -> Markup:
-    """A figure as an element of a page, without metadata."""
+    """A figure as an element of a page, small: text as text, coordinates to a hundredth of a pixel, no metadata."""
     stream = io.StringIO()
-    figure.savefig(stream, format="svg", metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
-    text = stream.getvalue()
-    return Markup(text[text.index("<svg") :])
+    with rc_context({"svg.fonttype": "none"}):
+        figure.savefig(stream, format="svg", metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
+    text = re.sub(r"(\.\d\d)\d+", r"\1", stream.getvalue())
+    return Markup(re.sub(r"\s*\n\s*", "\n", text[text.index("<svg") :]))
 
 
 def jpeg(picture: Tensor) -> bytes:

@@ -87,7 +87,8 @@ def _draw(axis: Axes, points: Sequence[Point], colour: str, label: str, small: b
     if not points:
         return
     budgets, means, lows, highs = zip(*points, strict=True)
-    axis.fill_between(budgets, lows, highs, color=colour, alpha=0.1, linewidth=0)
+    if lows != highs:
+        axis.fill_between(budgets, lows, highs, color=colour, alpha=0.1, linewidth=0)
     axis.plot(budgets, means, color=colour, label=label, linewidth=1 if small else 1.5, marker=None if small else ".")
 
 
