@@ -38,7 +38,8 @@ from learn2splat.scene_loss import LossGradient, SceneLoss
 from learn2splat.scene_model import scene_model
 
 GEOMETRY_EVERY = 100
-"""Steps between two computations of pixel footprints and neighbours: both change slowly."""
+"""Steps between two computations of pixel footprints and neighbours: both change slowly. An optimizer by renderings
+makes few and large steps, and gets them anew at each."""
 PROBE_GROWTH = 1.1
 """Factor between two steps at which probe views are looked at."""
 DIVERGED_FACTOR = 2.0
@@ -247,7 +248,7 @@ class Rollout:
     def _with_geometry(self, state: RolloutState) -> RolloutState:
         """The state with footprints and neighbours as the optimizer needs them, renewed when they are due."""
         needs, means = self.optimizer.needs, state.scene.means
-        due = state.step % GEOMETRY_EVERY == 0
+        due = self.by_renderings or state.step % GEOMETRY_EVERY == 0
         if Need.PIXEL_FOOTPRINT in needs and (due or state.footprint is None):
             near = self.scene_loss.renderer.settings.near
             state = replace(state, footprint=pixel_footprint_world(means, self.train_cameras, near))

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from learn2splat.densify.base import Densified, Densifier, NoDensifier, Statistics
-from learn2splat.optim.base import OptimizerState, SceneOptimizer
+from learn2splat.optim.base import Need, OptimizerState, SceneOptimizer, first_state
 from learn2splat.optim.guard import MEMORY, Guard
 from learn2splat.scene.gaussians import GaussianScene
 from learn2splat.scene.lineage import Lineage
@@ -122,10 +122,21 @@ class RolloutState:
         optimizer: SceneOptimizer,
         average: bool = True,
         densifier: Densifier = NoDensifier(),
+        features: Tensor | None = None,
     ) -> RolloutState:
-        """The state before the first step; ``average`` keeps a running average of the parameters."""
-        averaged = scene if average else None
-        return cls(scene, optimizer.init(scene), averaged, scene, statistics=densifier.init(scene))
+        """The state before the first step.
+
+        Args:
+            scene: N Gaussians.
+            optimizer: of the run.
+            average: whether a running average of the parameters is kept. What goes by renderings corrects itself at
+                every step and is not averaged.
+            densifier: of the run.
+            features: [N, C] what an initialiser knows about the Gaussians, for an `InformedOptimizer`.
+        """
+        averaged = scene if average and Need.RENDERINGS not in optimizer.needs else None
+        state = first_state(optimizer, scene, features)
+        return cls(scene, state, averaged, scene, statistics=densifier.init(scene))
 
     @property
     def output_is(self) -> str:

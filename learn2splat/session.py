@@ -6,7 +6,7 @@ import math
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,14 +26,15 @@ from learn2splat.eval.metrics import Scores, means
 from learn2splat.eval.report import figure, write_report
 from learn2splat.files import shareable, shareable_paths
 from learn2splat.memory import MemoryLimit, machine_memory_mb, peak_memory_mb
-from learn2splat.optim.base import SceneOptimizer
+from learn2splat.optim.base import SceneOptimizer, to_device
+from learn2splat.predict.base import Prediction
 from learn2splat.rollout import Rollout
 from learn2splat.rollout_state import Outcome, RolloutState, StepRecord
 from learn2splat.run_folder import RunFolder, machine, shareable_yaml
 from learn2splat.scene.gaussians import GaussianScene
 from learn2splat.scene.ply import write_ply
 from learn2splat.scene.rig import geometric_findings
-from learn2splat.start import start_scene
+from learn2splat.start import start_prediction
 from learn2splat.uncertainty import OFF, chosen_proximal
 from learn2splat.video import mp4
 
@@ -137,10 +138,12 @@ class Session:
             state = folder.load_checkpoint(sampler, device)
         else:
             assert initial is not None
-            state = RolloutState.start(initial, optimizer, config.average, densifier)
+            features = None if initial.features is None else initial.features.to(device)
+            to_device(optimizer, device)
+            state = RolloutState.start(initial.scene, optimizer, config.average, densifier, features)
         proximal = None
         if initial is not None:
-            proximal = chosen_proximal(config.uncertainty, str(config.init), self.scene_loss, initial, self.train)
+            proximal = chosen_proximal(config.uncertainty, str(config.init), self.scene_loss, initial.scene, self.train)
         guarded = config.guard != "off"
         self.rollout = Rollout(
             self.scene_loss, self.train, optimizer, sampler, state, horizon, self.probe, guarded, growth, proximal
@@ -153,10 +156,10 @@ class Session:
         self.interventions: list[str] = []  # what a person changed while it ran
         self._evaluated: tuple[GaussianScene, dict[int, Scores]] | None = None
 
-    def _initial(self, device: torch.device) -> GaussianScene:
+    def _initial(self, device: torch.device) -> Prediction:
         """Where the run starts; a resumed run with uncertainty needs it again, and finds the same."""
         config = self.config
-        scene = start_scene(
+        found = start_prediction(
             self.data,
             self.train,
             str(config.init),
@@ -165,7 +168,7 @@ class Session:
             max_gaussians=config.max_gaussians,
             seed=config.seed,
         )
-        return scene.to(device)
+        return replace(found, scene=found.scene.to(device))
 
     def run(self, listener: Listener, stop: Callable[[], bool]) -> Result:
         """Run to the end, evaluating on the way and writing files when there is a folder."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -12,15 +13,14 @@ from learn2splat.data.base import SceneData
 from learn2splat.errors import UserError
 from learn2splat.optim.learned.pretrained import INITIALISER, SHIPPED, load_pretrained, shipped
 from learn2splat.predict import saved
-from learn2splat.predict.base import Initialiser
+from learn2splat.predict.base import Initialiser, Prediction
 from learn2splat.predict.views import predicted
-from learn2splat.scene.gaussians import GaussianScene
-from learn2splat.scene.initialise import initial_scene, thinned
+from learn2splat.scene.initialise import initial_scene, kept_rows
 
 PREDICT = "predict"
 
 
-def start_scene(
+def start_prediction(
     data: SceneData,
     train: Sequence[int],
     kind: str = "auto",
@@ -29,15 +29,18 @@ def start_scene(
     random_count: int = 10_000,
     max_gaussians: int | None = None,
     seed: int = 0,
-) -> GaussianScene:
-    """`initial_scene`, with "predict" and "predict:FOLDER" among the kinds (see `load_initialiser`)."""
+) -> Prediction:
+    """`initial_scene`, with "predict" and "predict:FOLDER" among the kinds (see `load_initialiser`), and what is known
+    about its Gaussians."""
     name, _, folder = kind.partition(":")
     if name != PREDICT:
-        return initial_scene(
+        scene = initial_scene(
             data, train, kind, sh_degree=sh_degree, random_count=random_count, max_gaussians=max_gaussians, seed=seed
         )
-    scene = predicted(data, train, load_initialiser(folder)).scene.with_sh_degree(sh_degree)
-    return thinned(scene, max_gaussians, torch.Generator().manual_seed(seed))
+        return Prediction(scene)
+    found = predicted(data, train, load_initialiser(folder))
+    rows = kept_rows(len(found.scene), max_gaussians, torch.Generator().manual_seed(seed))
+    return replace(found.take(rows), scene=found.scene.take(rows).with_sh_degree(sh_degree), precision=None)
 
 
 def load_initialiser(name: str) -> Initialiser:
@@ -50,7 +53,7 @@ def load_initialiser(name: str) -> Initialiser:
         UserError: there is none.
     """
     if not name and not shipped(INITIALISER):
-        raise UserError("no trained initialiser ships yet: `make train-predict`, then --init predict:FOLDER")
+        raise UserError("no trained initialiser is installed: `make train-predict`, then --init predict:FOLDER")
     name = name or shipped(INITIALISER)[0]
     folder = SHIPPED / name if (SHIPPED / name).is_dir() else Path(name)
     if folder.is_dir() and checkpoint.kind_of(folder) == saved.KIND:

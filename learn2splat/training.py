@@ -80,14 +80,14 @@ def meta_train(
         torch.manual_seed(config.train.seed)  # initial weights
         optimizer = build(config.trainee)
     if config.start is not None:
-        optimizer.load_state_dict(load_pretrained(str(config.start), _kind(optimizer)).state_dict())
+        _adopt(optimizer, load_pretrained(str(config.start), _kind(optimizer)), f"start={config.start}")
     if config.only is not None:
         _freeze_all_but(config.only, optimizer)
     if config.initialiser is not None:
         initialiser = load_pretrained(str(config.initialiser), INITIALISER)
-        optimizer.pyramid.load_state_dict(initialiser.pyramid.state_dict())  # type: ignore[union-attr]
+        _adopt(_part(optimizer, "pyramid"), _part(initialiser, "pyramid"), f"initialiser={config.initialiser}")
     if config.rule is not None:
-        optimizer.rule.load_state_dict(load_pretrained(str(config.rule)).state_dict())
+        _adopt(_part(optimizer, "rule"), load_pretrained(str(config.rule)), f"rule={config.rule}")
     scenes = Scenes(scene_names(config.data), config.data.max_size)
     tasks = TaskSource(scenes, build(config.ranges), shares(config.data))
     trainer = MetaTrainer(
@@ -137,6 +137,28 @@ def _freeze_all_but(parts: Sequence[str], trained: torch.nn.Module) -> None:
         raise UserError(f"only={list(parts)}: {type(trained).__name__} has no {sorted(unknown)}, but {known}")
     for name, parameter in trained.named_parameters():
         parameter.requires_grad_(name.partition(".")[0] in parts)
+
+
+def _part(network: torch.nn.Module, name: str) -> torch.nn.Module:
+    """The named part of a network."""
+    found = dict(network.named_children()).get(name)
+    if found is None:
+        raise UserError(f"{type(network).__name__} has no {name}, which the weights are for or should come from")
+    return found
+
+
+def _adopt(network: torch.nn.Module, trained: torch.nn.Module, where: str) -> None:
+    """Give ``network`` the weights of ``trained``, which ``where`` in the configuration names."""
+    ours, theirs = ({n: tuple(t.shape) for n, t in one.state_dict().items()} for one in (network, trained))
+    differing = sorted(name for name in ours.keys() | theirs.keys() if ours.get(name) != theirs.get(name))
+    if differing:
+        name = differing[0]
+        shapes = " here and ".join(str(found.get(name, "missing")) for found in (ours, theirs))
+        raise UserError(
+            f"{where} does not fit: {name} is {shapes} there, and {len(differing) - 1} more differ; "
+            "give trainee the sizes of what was trained"
+        )
+    network.load_state_dict(trained.state_dict())
 
 
 def _kind(trained: torch.nn.Module) -> str:

@@ -1,4 +1,4 @@
-"""The optimizers that ship with the package: there, whole, of a stated origin, and the default."""
+"""The trained networks that ship with the package: there, whole, of a stated origin, and the default."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ import learn2splat as l2s
 from learn2splat.checkpoint import MANIFEST
 from learn2splat.config import build, compose
 from learn2splat.errors import UserError
-from learn2splat.optim.learned.pretrained import SHIPPED, load_pretrained, shipped
+from learn2splat.optim.learned.pretrained import INITIALISER, KIND, SHIPPED, load_pretrained, shipped
 
 SCENE = "procedural:seed=1,views=10,width=48"
 
 
-@pytest.mark.parametrize("name", shipped())
-def test_each_is_built_from_its_manifest_and_says_how_it_was_made(name: str) -> None:
-    optimizer = load_pretrained(name)
-    assert any(bool(tensor.any()) for tensor in optimizer.parameters())
-    assert all(bool(tensor.isfinite().all()) for tensor in optimizer.parameters())
+@pytest.mark.parametrize(("kind", "name"), [(kind, name) for kind in (KIND, INITIALISER) for name in shipped(kind)])
+def test_each_is_built_from_its_manifest_and_says_how_it_was_made(kind: str, name: str) -> None:
+    network = load_pretrained(name, kind)
+    assert any(bool(tensor.any()) for tensor in network.parameters())
+    assert all(bool(tensor.isfinite().all()) for tensor in network.parameters())
     about = json.loads((SHIPPED / name / MANIFEST).read_text())["config"]["about"]
     assert about["command"][:2] == ["l2s", "meta-train"]
     assert about["best_score"] > about["base_score"]
@@ -43,3 +43,11 @@ def test_it_is_ahead_of_standard_adam_from_the_first_steps() -> None:
         name: l2s.optimize(SCENE, steps=30, optimizer=name, guard="off").metrics[-1]["psnr"] for name in ("l2s", "adam")
     }
     assert found["l2s"] > found["adam"] + 2
+
+
+def test_few_views_start_far_ahead_of_sparse_points() -> None:
+    def start(init: str) -> float:
+        psnr: float = l2s.optimize(SCENE, steps=0, init=init, views="sparse:4").metrics[-1]["psnr"]
+        return psnr
+
+    assert start("predict") > start("sfm") + 3

@@ -12,6 +12,7 @@ from learn2splat import checkpoint
 from learn2splat.cameras import Cameras
 from learn2splat.data.sources import load_scene
 from learn2splat.errors import UserError
+from learn2splat.optim.learned import pretrained
 from learn2splat.optim.learned.pretrained import INITIALISER, save_pretrained
 from learn2splat.predict import views
 from learn2splat.predict.base import Prediction
@@ -20,7 +21,7 @@ from learn2splat.predict.saved import SavedPrediction, save_prediction
 from learn2splat.predict.views import predicted
 from learn2splat.scene.gaussians import sh0_to_rgb
 from learn2splat.scene.ply import read_ply
-from learn2splat.start import load_initialiser, start_scene
+from learn2splat.start import load_initialiser, start_prediction
 from tests.conftest import random_scene, ring_cameras
 from tests.data import test_transforms as transforms
 from tests.test_cli import l2s
@@ -86,8 +87,11 @@ def test_what_is_no_prediction_is_named(tmp_path: Path) -> None:
         load_initialiser("nothing")
 
 
-def test_without_weights_it_says_how_to_get_some(capsys: pytest.CaptureFixture[str]) -> None:
-    assert l2s("optimize", "--scene", SCENE, "--init", "predict", "--steps", "1", "--quiet") == 2
+def test_without_weights_it_says_how_to_get_some(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(pretrained, "SHIPPED", tmp_path)
+    assert l2s("optimize", "--scene", SCENE, "--init", "predict", "--optimizer", "adam", "--quiet") == 2
     assert "make train-predict" in capsys.readouterr().err
 
 
@@ -126,10 +130,15 @@ def test_many_views_are_thinned_and_large_photos_shrunk(monkeypatch: pytest.Monk
 
 def test_a_prediction_is_thinned_to_what_is_allowed(trained: Path) -> None:
     data = capture()
-    scene = start_scene(data, data.train[:2], f"predict:{trained}", max_gaussians=50)
-    assert (len(scene), scene.sh_degree) == (50, 3)
+    found = start_prediction(data, data.train[:2], f"predict:{trained}", max_gaussians=50)
+    everything = start_prediction(data, data.train[:2], f"predict:{trained}")
+    assert (len(found.scene), found.scene.sh_degree) == (50, 3)
+    assert found.features is not None
+    assert everything.features is not None
+    rows = torch.cdist(found.scene.means, everything.scene.means).argmin(dim=1)
+    assert torch.equal(found.features, everything.features[rows])
     with pytest.raises(UserError, match="1 views"):
-        start_scene(replace(data, train=[0]), [0], f"predict:{trained}")
+        start_prediction(replace(data, train=[0]), [0], f"predict:{trained}")
 
 
 def test_a_scene_without_points_starts_from_those_of_a_file_or_at_random(here: Path) -> None:

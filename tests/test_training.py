@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from omegaconf import OmegaConf
 
 from learn2splat import checkpoint
 from learn2splat.checkpoint import MANIFEST, BadCheckpointError
@@ -18,11 +19,12 @@ from learn2splat.errors import UserError
 from learn2splat.eval.methods import adam_grid, method
 from learn2splat.meta.objective import Greedy
 from learn2splat.meta.train import CHECKPOINT_KIND
-from learn2splat.optim.learned.pretrained import INITIALISER, load_pretrained
+from learn2splat.optim.learned.pretrained import INITIALISER, load_pretrained, save_pretrained
 from learn2splat.optim.learned.resplat import RecurrentUpdater
 from learn2splat.optim.learned.rule import LearnedRule
 from learn2splat.optim.learned.tiny import LearnedGain
 from learn2splat.predict.compact import CompactInitialiser
+from learn2splat.training import meta_train
 from tests.test_cli import SCENE, l2s
 
 SMALL = [
@@ -198,6 +200,33 @@ def test_experiments_compose() -> None:
     large = compose("meta_train", ["experiment=gpu"])
     assert isinstance(build(large.trainee), LearnedGain)
     assert (large.device, build(large.ranges).gaussians) == ("cuda", [10_000, 100_000])
+    for scale in ("", "-gpu"):
+        seeing, refining = (compose("meta_train", [f"experiment={name}{scale}"]) for name in ("predict", "resplat"))
+        assert seeing.trainee.width == refining.trainee.width
+        assert isinstance(build(seeing.trainee), CompactInitialiser)
+        assert isinstance(build(refining.trainee), RecurrentUpdater)
+        assert build(seeing.ranges).long_side == refining.ranges.contexts.long_side
     fixed = compose("meta_train", ["experiment=g3r"])
     assert isinstance(build(fixed.objective), Greedy)
     assert max(fixed.validation.steps) == fixed.estimator.settings.longest_life == 24
+
+
+def test_weights_that_do_not_fit_are_named(tmp_path: Path) -> None:
+    """Neither another size nor another network is an exception of torch."""
+    sizes = {"_target_": "learn2splat.predict.compact.CompactInitialiser", "planes": 6, "groups": 2, "blocks": 1}
+    initialiser = build(OmegaConf.create(sizes | {"width": 8}))
+    save_pretrained(initialiser, sizes | {"width": 8}, tmp_path / "net", {}, INITIALISER)
+
+    def refused(*arguments: str) -> str:
+        config = compose("meta_train", [*SMALL[:-2], f"out={tmp_path / 'run'}", *arguments])
+        with pytest.raises(UserError) as error:
+            meta_train(config, stop=lambda: True)
+        return str(error.value)
+
+    small = ["experiment=predict", "trainee.width=16", "trainee.planes=6", "trainee.groups=2", "trainee.blocks=1"]
+    message = refused(*small, f"start={tmp_path / 'net'}")
+    assert "does not fit: across.attended.bias is (16,) here and (8,) there" in message
+    assert "merge.bias is (64,) here and (8,) there, and 1 more" in refused(
+        "trainee=resplat", f"initialiser={tmp_path / 'net'}"
+    )
+    assert "LearnedRule has no pyramid" in refused(f"initialiser={tmp_path / 'net'}")

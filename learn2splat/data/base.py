@@ -53,6 +53,16 @@ class Masks(Protocol):
         ...
 
 
+class Depths(Protocol):
+    """What only a maker of scenes knows: how far the surfaces in V views are, at the resolution of the cameras."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, view: int) -> Tensor:
+        """Of one view, float32 [H, W]: camera depth z at the pixel centres in world units, 0 where nothing is."""
+        ...
+
+
 @runtime_checkable
 class TransparentPhotos(Photos, Protocol):
     """Photos that may let a background through."""
@@ -76,6 +86,7 @@ class SceneData:
         test: held-out view indices; may be empty.
         warnings: what the loader found suspicious, one sentence each.
         masks: which pixels of the photos are used; None when all are.
+        depths: of the surfaces, exactly; None where nobody knows, as for all photographs.
     """
 
     name: str
@@ -87,6 +98,7 @@ class SceneData:
     test: Sequence[int]
     warnings: Sequence[str] = ()
     masks: Masks | None = None
+    depths: Depths | None = None
 
     def __post_init__(self) -> None:
         views = len(self.cameras)
@@ -96,6 +108,8 @@ class SceneData:
             )
         if self.masks is not None and len(self.masks) != views:
             raise ValueError(f"scene {self.name!r}: {views} cameras, {len(self.masks)} masks")
+        if self.depths is not None and len(self.depths) != views:
+            raise ValueError(f"scene {self.name!r}: {views} cameras, {len(self.depths)} depth maps")
 
     def over(self, background: tuple[float, float, float]) -> SceneData:
         """The same capture with ``background``, RGB in 0..1, where its photos are transparent."""

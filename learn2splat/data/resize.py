@@ -1,4 +1,4 @@
-"""Captures with smaller photos and masks, held in memory."""
+"""Captures with smaller photos, masks and depth maps, held in memory."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from learn2splat.data.masks import LEAST_SHARE
 
 @dataclass(frozen=True)
 class PhotoStack:
-    """Photos in memory, uint8 [H, W, 3] each, or masks, bool [H, W]."""
+    """Photos in memory, uint8 [H, W, 3] each, or masks, bool [H, W], or depth maps, float32 [H, W]."""
 
     photos: tuple[Tensor, ...]
 
@@ -25,8 +25,11 @@ class PhotoStack:
 
 
 def shrink(scene: SceneData, long_side: int) -> SceneData:
-    """The same capture with photos of at most ``long_side`` pixels, area-filtered; masks hide what they touch."""
-    widths, heights, photos, masks = [], [], [], []
+    """The same capture with photos of at most ``long_side`` pixels, area-filtered; masks hide what they touch.
+
+    Depths are those of the nearest old pixels: a mean over an edge would be where nothing is.
+    """
+    widths, heights, photos, masks, depths = [], [], [], [], []
     for view in range(len(scene.cameras)):
         photo = scene.photos[view]
         height, width = photo.shape[:2]
@@ -40,8 +43,16 @@ def shrink(scene: SceneData, long_side: int) -> SceneData:
         if scene.masks is not None:
             hidden = (~scene.masks[view]).float()[None, None]
             masks.append(torch.nn.functional.interpolate(hidden, size=size, mode="area")[0, 0] <= LEAST_SHARE)
+        if scene.depths is not None:
+            depth = scene.depths[view][None, None]
+            depths.append(torch.nn.functional.interpolate(depth, size=size, mode="nearest-exact")[0, 0])
         heights.append(size[0])
         widths.append(size[1])
     cameras = scene.cameras.resized(torch.tensor(widths), torch.tensor(heights))
-    small_masks = None if scene.masks is None else PhotoStack(tuple(masks))
-    return replace(scene, cameras=cameras, photos=PhotoStack(tuple(photos)), masks=small_masks)
+    return replace(
+        scene,
+        cameras=cameras,
+        photos=PhotoStack(tuple(photos)),
+        masks=None if scene.masks is None else PhotoStack(tuple(masks)),
+        depths=None if scene.depths is None else PhotoStack(tuple(depths)),
+    )

@@ -204,7 +204,7 @@ def _begin(method: Method, start: Start, budgets: Budgets) -> _Run:
     optimizer = method.build()
     train, probe = probe_views(start.loss.data.cameras, start.train) if method.guard else (start.train, [])
     sampler = RandomViews(start.loss.data.cameras, train, start.task.batch_views, start.task.seed)
-    state = RolloutState.start(start.scene, optimizer, method.average)
+    state = RolloutState.start(start.scene, optimizer, method.average, features=start.features)
     horizon = max(budgets.steps, default=None)
     rollout = Rollout(start.loss, train, optimizer, sampler, state, horizon, probe, method.guard)
     seconds = math.inf if budgets.steps else max(budgets.seconds)

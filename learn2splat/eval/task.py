@@ -7,6 +7,7 @@ import json
 from dataclasses import asdict, dataclass, replace
 
 import torch
+from torch import Tensor
 
 from learn2splat.data.base import SceneData
 from learn2splat.data.sources import load_scene
@@ -16,7 +17,7 @@ from learn2splat.losses import PhotometricLoss
 from learn2splat.render.base import Renderer
 from learn2splat.scene.gaussians import GaussianScene
 from learn2splat.scene_loss import SceneLoss
-from learn2splat.start import start_scene
+from learn2splat.start import start_prediction
 
 
 @dataclass(frozen=True)
@@ -63,6 +64,7 @@ class Start:
         loss: photos, renderer and loss.
         train, test: views to optimise on, and held-out ones.
         scene: the initial Gaussians.
+        features: [N, C] what an initialiser knows about them, or None.
     """
 
     task: Task
@@ -70,6 +72,7 @@ class Start:
     train: list[int]
     test: list[int]
     scene: GaussianScene
+    features: Tensor | None = None
 
     @property
     def shown(self) -> int:
@@ -100,7 +103,9 @@ def prepare(task: Task, renderer: Renderer, data: SceneData | None = None, devic
     train, test = choose_views(data, task.views, task.seed)
     if not test:
         raise UserError(f"{data.name}: no view is held out, so nothing can be measured; lower test_every")
-    scene = start_scene(
+    found = start_prediction(
         data, train, task.init, sh_degree=task.sh_degree, max_gaussians=task.max_gaussians, seed=task.seed
     )
-    return Start(task, SceneLoss(data, renderer, PhotometricLoss(), device=device), train, test, scene.to(device))
+    features = None if found.features is None else found.features.to(device)
+    loss = SceneLoss(data, renderer, PhotometricLoss(), device=device)
+    return Start(task, loss, train, test, found.scene.to(device), features)

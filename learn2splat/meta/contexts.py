@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import torch
+from torch import Tensor
 
 from learn2splat.data.base import SceneData
 from learn2splat.data.resize import PhotoStack, shrink
@@ -69,13 +70,13 @@ class PredictedTasks:
     def draw(self, scene: SceneData, generator: torch.Generator) -> Task:
         """A task whose held-out views are the targets."""
         data = self.contexts.draw(scene, generator)
-        initial = predicted(data, data.train, self.initialiser).scene
-        return refinement(data, initial, int(torch.randint(2**31, (), generator=generator)))
+        found = predicted(data, data.train, self.initialiser)
+        return refinement(data, found.scene, int(torch.randint(2**31, (), generator=generator)), found.features)
 
 
-def refinement(data: SceneData, predicted: GaussianScene, seed: int) -> Task:
+def refinement(data: SceneData, predicted: GaussianScene, seed: int, features: Tensor | None = None) -> Task:
     """The task to go on from ``predicted`` with the views that an initialiser was shown, all of them at every step."""
-    return Task(data, predicted, torch.zeros(3), batch_views=len(data.train), seed=seed)
+    return Task(data, predicted, torch.zeros(3), batch_views=len(data.train), seed=seed, features=features)
 
 
 @dataclass(frozen=True)

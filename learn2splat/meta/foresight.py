@@ -86,6 +86,7 @@ class ForesightEstimator(TargetEstimator):
         horizon: length of the refinement in deployment, which schedules of ``inner`` may ask for.
         now: share of the loss of the prediction itself, the lambda of the paper: 1 refines nothing.
         device: where to predict and optimise.
+        depth: see `TargetEstimator`.
     """
 
     def __init__(
@@ -98,8 +99,9 @@ class ForesightEstimator(TargetEstimator):
         horizon: int = 200,
         now: float = 0.0,
         device: str = "cpu",
+        depth: float = 0.0,
     ) -> None:
-        super().__init__(tasks, renderer, device)
+        super().__init__(tasks, renderer, device, depth)
         self.shortest, self.longest = steps
         if not 1 <= self.shortest <= self.longest:
             raise ValueError(f"steps={list(steps)}: give the shortest and the longest refinement, of 1 step or more")

@@ -19,7 +19,7 @@ from learn2splat.densify.base import STANDARD_STEPS, Densifier, Growth
 from learn2splat.losses import PhotometricLoss
 from learn2splat.meta.buffer import Entry
 from learn2splat.meta.tasks import Task
-from learn2splat.optim.base import SceneOptimizer
+from learn2splat.optim.base import SceneOptimizer, to_device
 from learn2splat.render.base import Renderer
 from learn2splat.rollout import Rollout
 from learn2splat.rollout_checkpoint import pack_rollout, unpack_rollout
@@ -72,7 +72,9 @@ def begin(
     sampler = RandomViews(task.data.cameras, train, task.batch_views, task.seed)
     sh_every = SH_STEPS * ends_at // STANDARD_STEPS if task.sh_steps else 0
     growth = Growth(densifier(task.densify), ends_at, task.max_gaussians, task.seed, sh_every)
-    state = RolloutState.start(task.initial.to(device), optimizer, densifier=growth.densifier)
+    features = None if task.features is None else task.features.to(device)
+    to_device(optimizer, device)
+    state = RolloutState.start(task.initial.to(device), optimizer, densifier=growth.densifier, features=features)
     rollout = Rollout(loss, train, optimizer, sampler, state, horizon, growth=growth)
     return Life(rollout, ends_at, task.data.name, task.densify)
 

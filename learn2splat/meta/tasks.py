@@ -96,6 +96,7 @@ class Task:
         densify: the file of ``configs/densify`` that its Gaussians multiply and die by.
         max_gaussians: how many there may be.
         sh_steps: whether the degree of its harmonics is raised step by step.
+        features: [N, C] what an initialiser knows about the initial Gaussians, or None.
     """
 
     data: SceneData
@@ -106,6 +107,7 @@ class Task:
     densify: str = "none"
     max_gaussians: int = MAX_GAUSSIANS
     sh_steps: bool = False
+    features: Tensor | None = None
 
 
 def draw_task(scene: SceneData, ranges: TaskRanges, generator: torch.Generator) -> Task:

@@ -29,9 +29,7 @@ class Pyramid(nn.Module):
         """[V, width, h, w] from pictures [V, 3, H, W] in 0..1, with ceil(H / CELL) x ceil(W / CELL) cells."""
         fine = self.fine(padded(2 * pictures - 1, CELL))
         middle = self.middle(fine)
-        size = middle.shape[2:]
-        coarse = nn.functional.interpolate(self.coarse(middle), size=size, mode="bilinear", align_corners=False)
-        return self.merge(torch.cat([nn.functional.avg_pool2d(fine, 2), middle, coarse], dim=1))
+        return self.merge(torch.cat([nn.functional.avg_pool2d(fine, 2), middle, doubled(self.coarse, middle)], dim=1))
 
 
 def cells(pictures: Tensor) -> Tensor:
@@ -45,11 +43,23 @@ def cell_centers(maps: Tensor) -> Tensor:
     return torch.stack(torch.meshgrid(x, y, indexing="xy"), dim=-1)
 
 
-def _stage(inputs: int, outputs: int) -> nn.Sequential:
-    """Halves the resolution."""
-    stage = nn.Sequential(
-        nn.Conv2d(inputs, outputs, 3, 2, padding=1), nn.GELU(), nn.Conv2d(outputs, outputs, 3, padding=1), nn.GELU()
+def halving(inputs: int, outputs: int) -> nn.Sequential:
+    """Layers that halve an even resolution; kernels of even width keep features centred on what they describe."""
+    return nn.Sequential(
+        nn.Conv2d(inputs, outputs, 4, 2, padding=1), nn.GELU(), nn.Conv2d(outputs, outputs, 3, padding=1), nn.GELU()
     )
+
+
+def doubled(halving: nn.Module, maps: Tensor) -> Tensor:
+    """What ``halving`` makes of ``maps`` [V, C, h, w], of any size, at their resolution."""
+    half = halving(padded(maps, 2))
+    found = nn.functional.interpolate(half, scale_factor=2.0, mode="bilinear", align_corners=False)
+    return found[..., : maps.shape[2], : maps.shape[3]]
+
+
+def _stage(inputs: int, outputs: int) -> nn.Sequential:
+    """`halving`, with weights for features that nobody trains."""
+    stage = halving(inputs, outputs)
     for layer in stage:
         if isinstance(layer, nn.Conv2d):
             nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -178,6 +178,26 @@ class SceneOptimizer(Protocol):
     def reindex(self, state: OptimizerState, lineage: Lineage) -> OptimizerState:
         """The state for a scene whose rows follow ``lineage``."""
         ...
+
+
+@runtime_checkable
+class InformedOptimizer(Protocol):
+    """A `SceneOptimizer` that can begin with what an initialiser knows about each Gaussian."""
+
+    def init_informed(self, scene: GaussianScene, features: Tensor) -> OptimizerState:
+        """The state before the first step on ``scene``, of which ``features`` [N, C] tell.
+
+        Raises:
+            UserError: they are those of another initialiser.
+        """
+        ...
+
+
+def first_state(optimizer: SceneOptimizer, scene: GaussianScene, features: Tensor | None) -> OptimizerState:
+    """The state before the first step, from an initialiser's ``features`` [N, C] where both sides can."""
+    if features is None or not isinstance(optimizer, InformedOptimizer):
+        return optimizer.init(scene)
+    return optimizer.init_informed(scene, features)
 
 
 def to_device(optimizer: SceneOptimizer, device: torch.device | str) -> None:

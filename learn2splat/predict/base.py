@@ -20,11 +20,14 @@ class Prediction:
         features: [N, C] what the initialiser knows about each Gaussian, or None.
         precision: weights >= 0 of a pull of every parameter towards ``scene`` (the Lambda of Diff3R, arXiv 2604.01030),
             in the shapes of ``scene``, or None.
+        log_depths: [V, h, w] natural logarithms of the camera depths of the cells of the photos, for their supervision
+            in training, or None.
     """
 
     scene: GaussianScene
     features: Tensor | None = None
     precision: GaussianScene | None = None
+    log_depths: Tensor | None = None
 
     def __post_init__(self) -> None:
         count = len(self.scene)
@@ -36,6 +39,14 @@ class Prediction:
                 if tensor.shape != expected:
                     shapes = f"{tuple(tensor.shape)}, expected {tuple(expected)}"
                     raise ValueError(f"Prediction.precision.{name} has shape {shapes}")
+
+    def take(self, rows: Tensor) -> Prediction:
+        """What is said about some of the Gaussians."""
+        return Prediction(
+            self.scene.take(rows),
+            None if self.features is None else self.features[rows],
+            None if self.precision is None else self.precision.take(rows),
+        )
 
 
 class Initialiser(Protocol):

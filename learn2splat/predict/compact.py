@@ -6,14 +6,14 @@ import math
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import interpolate, normalize
+from torch.nn.functional import normalize
 
 from learn2splat.cameras import Cameras
 from learn2splat.data.views import middle_view
 from learn2splat.networks.attention import KnnBlock, ViewAttention
-from learn2splat.networks.pyramid import CELL, Pyramid, cell_centers, cells
+from learn2splat.networks.pyramid import CELL, Pyramid, cell_centers, cells, doubled, halving
 from learn2splat.predict.base import Prediction
-from learn2splat.predict.sweep import length_world, log_depths, matching_cost
+from learn2splat.predict.sweep import DEPTHS, length_world, log_depths, matching_cost
 from learn2splat.scene.frame import Frame
 from learn2splat.scene.gaussians import GaussianScene, rgb_to_sh0
 from learn2splat.scene.harmonics import sh_rotations
@@ -33,6 +33,8 @@ DEPTH_SPAN = 0.3
 """The head moves logarithms of depths by less than this."""
 SHARPNESS = 20.0
 """Untrained weight of the matching cost."""
+TYPICAL, SIGMA = 1.5, 0.8
+"""Untrained prior of the depth: log-normal, its median in units of `length_world`."""
 
 
 class CompactInitialiser(nn.Module):
@@ -93,8 +95,10 @@ class CompactInitialiser(nn.Module):
         points = _points_world(rays, log_depth.detach(), cameras)
         features = self._in_space(self.tokens(torch.cat(known, dim=1)), points)
         outputs = self.head(features.permute(0, 2, 3, 1))
-        scene = self._gaussians(outputs, rays, log_depth, pictures, cameras)
-        return Prediction(scene, features.permute(0, 2, 3, 1).flatten(0, 2))
+        parts = dict(zip(OUTPUTS, outputs.split(list(OUTPUTS.values()), dim=-1), strict=True))
+        log_depth = log_depth + DEPTH_SPAN * torch.tanh(parts["log_depth"][..., 0] / DEPTH_SPAN)
+        scene = self._gaussians(parts, rays, log_depth, pictures, cameras)
+        return Prediction(scene, features.permute(0, 2, 3, 1).flatten(0, 2), log_depths=log_depth)
 
     def _unit(self, features: Tensor) -> Tensor:
         """Features of length 1 in each group of channels."""
@@ -113,10 +117,8 @@ class CompactInitialiser(nn.Module):
         return tokens
 
     def _gaussians(
-        self, outputs: Tensor, rays: Tensor, log_depth: Tensor, pictures: Tensor, cameras: Cameras
+        self, parts: dict[str, Tensor], rays: Tensor, log_depth: Tensor, pictures: Tensor, cameras: Cameras
     ) -> GaussianScene:
-        parts = dict(zip(OUTPUTS, outputs.split(list(OUTPUTS.values()), dim=-1), strict=True))
-        log_depth = log_depth + DEPTH_SPAN * torch.tanh(parts["log_depth"][..., 0] / DEPTH_SPAN)
         focal = torch.stack([cameras.K[:, 0, 0], cameras.K[:, 1, 1]], dim=-1)[:, None, None]
         inside = nn.functional.pad(CELL / 2 * torch.tanh(parts["offset"]) / focal, (0, 1))
         cell = log_depth + math.log(SPREAD * CELL) - focal.log().mean(dim=-1)
@@ -138,6 +140,8 @@ class CompactInitialiser(nn.Module):
 class DepthNetwork(nn.Module):
     """Matching cost and features -> logits of the candidate depths: the cost itself, corrected by a small U-Net.
 
+    Untrained, the correction is the logarithm of the prior of `TYPICAL` and `SIGMA`.
+
     Args:
         width: of the features.
         planes: candidate depths.
@@ -149,20 +153,18 @@ class DepthNetwork(nn.Module):
         self.weigh = nn.Conv3d(groups, 1, 1, bias=False)
         nn.init.constant_(self.weigh.weight, SHARPNESS / groups)
         self.enter = nn.Conv2d(planes + width, width, 3, padding=1)
-        self.down = nn.Sequential(
-            nn.Conv2d(width, width, 3, 2, padding=1), nn.GELU(), nn.Conv2d(width, width, 3, padding=1), nn.GELU()
-        )
+        self.down = halving(width, width)
         self.leave = nn.Sequential(nn.Conv2d(2 * width, width, 3, padding=1), nn.GELU())
         self.correct = nn.Conv2d(width, planes, 3, padding=1)
         nn.init.zeros_(self.correct.weight)
-        nn.init.zeros_(self.correct.bias)  # type: ignore[arg-type]
+        near, far = (math.log(bound / TYPICAL) for bound in DEPTHS)
+        self.correct.bias = nn.Parameter(-0.5 * (torch.linspace(near, far, planes) / SIGMA).square())
 
     def forward(self, cost: Tensor, features: Tensor) -> Tensor:
         """[V, planes, h, w] from the cost [V, groups, planes, h, w] and features [V, width, h, w]."""
         logits = self.weigh(cost)[:, 0]
         fine = nn.functional.gelu(self.enter(torch.cat([logits, features], dim=1)))
-        coarse = interpolate(self.down(fine), size=fine.shape[2:], mode="bilinear", align_corners=False)
-        return logits + self.correct(self.leave(torch.cat([fine, coarse], dim=1)))
+        return logits + self.correct(self.leave(torch.cat([fine, doubled(self.down, fine)], dim=1)))
 
 
 def _in_middle_frame(rays: Tensor, cameras: Cameras) -> Tensor:

@@ -61,7 +61,7 @@ def initial_scene(
         scene = from_points(_scattered(data, train, kind, random_count, generator), sh_degree)
     else:
         raise UserError(f"init={kind!r}: give auto, sfm, hull, random, ply:FILE or predict:FOLDER")
-    return thinned(scene, max_gaussians, generator)
+    return scene.take(kept_rows(len(scene), max_gaussians, generator))
 
 
 def _scattered(data: SceneData, train: Sequence[int], kind: str, count: int, generator: torch.Generator) -> PointCloud:
@@ -72,11 +72,11 @@ def _scattered(data: SceneData, train: Sequence[int], kind: str, count: int, gen
     return hull or random_points(data.cameras.take(list(train)), count, generator)
 
 
-def thinned(scene: GaussianScene, most: int | None, generator: torch.Generator) -> GaussianScene:
-    """At most ``most`` Gaussians of ``scene``, chosen at random, in their order."""
-    if most is None or len(scene) <= most:
-        return scene
-    return scene.take(torch.randperm(len(scene), generator=generator)[:most].sort().values)
+def kept_rows(count: int, most: int | None, generator: torch.Generator) -> Tensor:
+    """Ascending rows of ``count`` Gaussians, at most ``most`` of them, chosen at random."""
+    if most is None or count <= most:
+        return torch.arange(count)
+    return torch.randperm(count, generator=generator)[:most].sort().values
 
 
 def from_file(path: Path, sh_degree: int = 3) -> GaussianScene:

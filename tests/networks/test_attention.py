@@ -1,4 +1,4 @@
-"""Attention across views against brute force; padding."""
+"""Attention across views against brute force; padding; features that stay in place."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from learn2splat.networks.attention import PATCH, ViewAttention, padded
-from learn2splat.networks.pyramid import CELL, Pyramid, cells
+from learn2splat.networks.pyramid import CELL, Pyramid, cells, doubled, halving
 
 
 def attention(width: int = 8, heads: int = 2) -> ViewAttention:
@@ -56,3 +56,21 @@ def test_the_pyramid_is_local() -> None:
     assert cells(picture).shape == (1, 3 * CELL**2, 24, 24)
     assert float(change[0, 0]) > 0
     assert float(change[10:].max()) == float(change[:, 10:].max()) == 0
+
+
+@torch.no_grad()
+def test_features_are_centred_on_their_cells() -> None:
+    """With mirrored kernels a mirrored picture has mirrored features: nothing drifts to one side."""
+    pyramid = Pyramid(4).double()
+    picture = torch.rand(1, 3, 40, 48, dtype=torch.float64)
+    found = pyramid(picture)
+    for layer in pyramid.modules():
+        if isinstance(layer, nn.Conv2d):
+            layer.weight.copy_(layer.weight.flip(2, 3))
+    torch.testing.assert_close(pyramid(picture.flip(2, 3)).flip(2, 3), found, rtol=0, atol=1e-12)
+
+
+def test_half_resolution_and_back_keeps_any_size() -> None:
+    block = halving(2, 3)
+    for height, width in ((1, 1), (3, 4), (5, 2)):
+        assert doubled(block, torch.rand(1, 2, height, width)).shape == (1, 3, height, width)

@@ -17,7 +17,8 @@ from learn2splat.losses import PhotometricLoss
 from learn2splat.meta.learner import run_window
 from learn2splat.meta.life import Life
 from learn2splat.meta.objective import Discounted
-from learn2splat.optim.base import NEIGHBOURS, Renderings, StepContext
+from learn2splat.optim.adam import Adam
+from learn2splat.optim.base import NEIGHBOURS, Renderings, StepContext, first_state
 from learn2splat.optim.learned.resplat import RecurrentUpdater
 from learn2splat.render.reference import ReferenceRenderer
 from learn2splat.rollout import Rollout
@@ -131,6 +132,35 @@ def test_harmonics_above_the_first_stay() -> None:
     update = step(net, scene, context(scene))
     assert float(update.sh[:, 4:].abs().max()) == 0
     assert float(update.sh[:, :4].abs().max()) > 0
+
+
+def test_what_an_initialiser_knows_starts_the_hidden_state() -> None:
+    scene, net = random_scene(N), updater()
+    features = torch.randn(N, 16, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    state = first_state(net, scene, features)
+    assert torch.equal(state.rows["latent"], net.start(features))
+    assert not state.rows["latent"].requires_grad
+    assert float(first_state(net, scene, None).rows["latent"].abs().max()) == 0
+    assert first_state(Adam(), scene, features).rows.keys() == Adam().init(scene).rows.keys()
+    with pytest.raises(UserError, match="5 features per Gaussian are those of another initialiser"):
+        first_state(net, scene, features[:, :5])
+
+
+def test_neighbours_are_those_of_every_iteration() -> None:
+    """R3: of the present scene, and as brute force finds them."""
+    one = rollout(updater().float(), ReferenceRenderer())
+    for _ in range(3):
+        means = one.state.scene.means
+        one.step()
+        assert one.state.neighbours is not None
+        distances = torch.cdist(means.double(), means.double()).fill_diagonal_(torch.inf)
+        assert torch.equal(one.state.neighbours.long(), distances.argsort(dim=1)[:, :NEIGHBOURS])
+
+
+def test_nearest_of_two_thousand_points_are_those_of_brute_force() -> None:
+    means = torch.randn(2000, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    expected = torch.cdist(means, means).fill_diagonal_(torch.inf).argsort(dim=1)[:, :NEIGHBOURS]
+    assert torch.equal(nearest_neighbours(means, NEIGHBOURS).long(), expected)
 
 
 class ForwardRenderer(ReferenceRenderer):

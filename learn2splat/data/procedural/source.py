@@ -108,6 +108,7 @@ def _make(spec: ProceduralSpec, workers: int) -> ProceduralScene:
         points=sparse.cloud,
         train=train,
         test=test,
+        depths=depth,
     )
     return ProceduralScene(data, torch.stack([p.alpha for p in pictures]), depth, sparse, spec, path, theme)
 

@@ -11,6 +11,7 @@ from torch.nn.functional import avg_pool2d, grid_sample
 
 from learn2splat.cameras import Cameras
 from learn2splat.data.views import middle_view
+from learn2splat.errors import UserError
 from learn2splat.networks.attention import KnnBlock, ViewAttention, padded
 from learn2splat.networks.pyramid import CELL, Pyramid, cell_centers, cells
 from learn2splat.optim.base import Need, OptimizerState, Renderings, StepContext
@@ -43,12 +44,12 @@ class RecurrentUpdater(nn.Module):
 
     What differs from the publication: errors are read at the projections into all views, weighted by a score that knows
     the rendered depth, not only at the cell that a Gaussian came from, so any scene can be refined and Gaussians may
-    be born; features are the initialiser's pyramid, not a ResNet; the hidden state starts at zero and the features of
-    the photos are read along with the errors; scales are logarithms; changes are bounded; neighbours are those of
-    `StepContext`.
+    be born; features are the initialiser's pyramid, not a ResNet; the hidden state of Gaussians that no initialiser
+    knows starts at zero, and the features of the photos are read along with the errors; scales are logarithms; changes
+    are bounded; neighbours are those of `StepContext`.
 
     Args:
-        width: of features and hidden state, that of the initialiser.
+        width: of features and hidden state, that of the initialiser, whose features of Gaussians start the latter.
         blocks: of attention over neighbours.
     """
 
@@ -62,6 +63,7 @@ class RecurrentUpdater(nn.Module):
         self.across = ViewAttention(width)
         self.score = nn.Linear(2 * width + 2, 1)
         self.read = nn.Linear(2 * width + 2, width)
+        self.start = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, width))
         self.embed = nn.Linear(NUMBERS + 2 * width, width)
         self.blocks = nn.ModuleList(KnnBlock(width, width // 2, 2 * width) for _ in range(blocks))
         self.change_state = nn.Linear(width, width)
@@ -88,6 +90,17 @@ class RecurrentUpdater(nn.Module):
 
     def init(self, scene: GaussianScene) -> OptimizerState:
         return OptimizerState({"latent": scene.means.new_zeros(len(scene), self.width)})
+
+    def init_informed(self, scene: GaussianScene, features: Tensor) -> OptimizerState:
+        """Differentiable in the weights in training; see `InformedOptimizer`."""
+        if features.shape[1] != self.width:
+            raise UserError(
+                f"{features.shape[1]} features per Gaussian are those of another initialiser than that of this updater,"
+                f" which gives {self.width}"
+            )
+        with torch.set_grad_enabled(self.training and torch.is_grad_enabled()):
+            latent = self.start(features.detach().to(self.embed.weight))
+        return OptimizerState({"latent": latent.to(scene.means)})
 
     def reindex(self, state: OptimizerState, lineage: Lineage) -> OptimizerState:
         """Fresh rows start with no hidden state."""
