@@ -25,7 +25,7 @@ INSTRUCTION_SETS: dict[str, frozenset[str]] = {
     "x86-64": frozenset(),
     "generic": frozenset(),
 }
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
+M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
 INSTALL_HINT = "install a C++ compiler (Debian and Ubuntu: `apt install g++`) and reinstall learn2splat"
 
 
@@ -216,11 +216,11 @@ def _loaded() -> tuple[ctypes.CDLL | None, str, str]:
 
 
 def _keep_freed_memory() -> None:
-    """Let glibc keep up to 256 MiB that were freed: a step needs again what the last one freed, page by page."""
+    """Let glibc keep up to 1 GiB that was freed: a step needs again what the last one freed, page by page."""
     process = ctypes.CDLL(None)
     if hasattr(process, "mallopt"):
-        process.mallopt(M_TRIM_THRESHOLD, 256 << 20)
-        process.mallopt(M_MMAP_THRESHOLD, 32 << 20)  # the most that it allows
+        process.mallopt(M_TRIM_THRESHOLD, 1 << 30)
+        process.mallopt(M_MMAP_MAX, 0)  # however large: what is mapped is given back at once
 
 
 def _directories() -> list[Path]:
