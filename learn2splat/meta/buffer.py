@@ -153,7 +153,7 @@ def _to_bytes(entry: Entry) -> bytes:
     with h5py.File(stream, "w") as file:
         for name, tensor in entry.tensors.items():
             file.create_dataset(name, data=tensor.detach().cpu().contiguous().numpy())
-        file.attrs["numbers"], file.attrs["step"] = json.dumps(entry.numbers), entry.step
+        file.attrs["numbers"], file.attrs["step"] = np.bytes_(json.dumps(entry.numbers)), entry.step
     return stream.getvalue()
 
 
@@ -166,6 +166,7 @@ def _read(path: Path, digest: str) -> Entry:
 
     def visit(name: str, item: h5py.Dataset | h5py.Group) -> None:
         if isinstance(item, h5py.Dataset):
+            _require_kind(name, item.dtype, "biuf")
             if item.nbytes > len(content):
                 raise ValueError(f"{name} announces {item.nbytes} bytes, and the file holds {len(content)}")
             tensors[name] = torch.from_numpy(np.array(item))
@@ -173,9 +174,17 @@ def _read(path: Path, digest: str) -> Entry:
     try:
         with h5py.File(io.BytesIO(content), "r") as file:
             file.visititems(visit)
-            return Entry(int(file.attrs["step"]), tensors, json.loads(str(file.attrs["numbers"])))
+            for name, kind in (("step", "i"), ("numbers", "S")):
+                _require_kind(name, file.attrs.get_id(name).dtype, kind)
+            return Entry(int(file.attrs["step"]), tensors, json.loads(file.attrs["numbers"]))
     except Exception as error:  # h5py raises anything on what is damaged
         raise ValueError(str(error) or type(error).__name__) from error
+
+
+def _require_kind(name: str, dtype: np.dtype[Any], kinds: str) -> None:
+    """Refuse above all what lies on HDF5's global heap, as texts of any length do: damaged, it can make readers hang."""
+    if dtype.kind not in kinds:
+        raise ValueError(f"{name} is of type {dtype}")
 
 
 def _digest(content: bytes) -> str:
