@@ -182,7 +182,7 @@ def _read(path: Path, digest: str) -> Entry:
 
 
 def _require_kind(name: str, dtype: np.dtype[Any], kinds: str) -> None:
-    """Refuse above all what lies on HDF5's global heap, as texts of any length do: damaged, it can make readers hang."""
+    """Refuse above all what lies on HDF5's global heap, as texts of any length do: damaged, it makes HDF5 hang."""
     if dtype.kind not in kinds:
         raise ValueError(f"{name} is of type {dtype}")
 
