@@ -5,8 +5,9 @@ from __future__ import annotations
 import io
 import json
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -15,6 +16,7 @@ from torch import Tensor
 
 from learn2splat.cameras import Cameras
 from learn2splat.data.base import BadSceneError, SceneData
+from learn2splat.data.cache import PIXELS
 from learn2splat.data.photos import area_filter, decode_photo
 from learn2splat.data.point_cloud import NO_POINTS
 from learn2splat.data.posed import abbreviated
@@ -47,7 +49,7 @@ class ChunkSource:
         return _place(path) is not None
 
     def load(self, path: Path, *, max_size: int, test_every: int) -> SceneData:
-        """Load the clip; see `SceneSource.load`. Its photos are decoded now."""
+        """Load the clip; see `SceneSource.load`."""
         place = _place(path)
         if place is None:
             raise BadSceneError(f"{path} is no chunk: looked for {self.looks_for}")
@@ -70,10 +72,10 @@ class ChunkSource:
             cameras=Cameras(
                 torch.from_numpy(np.stack([view.K for view in views])).float(),
                 torch.from_numpy(np.stack([view.cam_from_world for view in views])).float(),
-                torch.tensor([view.photo.shape[1] for view in views]),
-                torch.tensor([view.photo.shape[0] for view in views]),
+                torch.tensor([view.width for view in views]),
+                torch.tensor([view.height for view in views]),
             ),
-            photos=[view.photo for view in views],
+            photos=ClipPhotos(where, encoded, max_size),
             image_names=tuple(f"{view:04d}.png" for view in range(len(views))),
             points=None,
             train=train,
@@ -82,12 +84,39 @@ class ChunkSource:
         )
 
 
+class ClipPhotos:
+    """Photos that stay encoded, and are decoded when they are asked for and kept as far as `PIXELS` goes.
+
+    Args:
+        where: of which clip, for messages.
+        encoded: bytes of the V photos.
+        max_size: upper bound of the long side in pixels.
+    """
+
+    def __init__(self, where: str, encoded: Sequence[Tensor], max_size: int) -> None:
+        self.where, self.encoded, self.max_size = where, tuple(encoded), max_size
+        self.key = object()
+
+    def __len__(self) -> int:
+        return len(self.encoded)
+
+    def __getitem__(self, view: int) -> Tensor:
+        """The photo of one view, uint8 [H, W, 3]; shared with the cache, so not to be written to."""
+        view %= len(self)
+
+        def decoded() -> Tensor:
+            return torch.from_numpy(_decode(f"{self.where}, view {view}", self.encoded[view], self.max_size))
+
+        return cast(Tensor, PIXELS.get((self.key, "photo", view), decoded))
+
+
 class _View(NamedTuple):
-    """``K`` [3, 3] in pixels, ``cam_from_world`` [4, 4], ``photo`` uint8 [H, W, 3]."""
+    """``K`` [3, 3] in pixels, ``cam_from_world`` [4, 4], and the size of the photo, which could be decoded."""
 
     K: NDArray[np.float64]
     cam_from_world: NDArray[np.float64]
-    photo: Tensor
+    width: int
+    height: int
 
 
 class _Place(NamedTuple):
@@ -170,8 +199,7 @@ def _read(chunk: Path, key: str | None) -> dict[str, Any]:
 def _view(where: str, row: NDArray[np.float64], encoded: Any, max_size: int) -> _View:
     if not np.isfinite(row).all() or not (np.abs(row) < 1e30).all() or min(row[0], row[1]) <= 0:
         raise BadSceneError(f"{where}: its camera is not finite or has no focal length; {REMEDY}")
-    photo = _decode(where, encoded, max_size)
-    height, width = photo.shape[:2]
+    height, width = _decode(where, encoded, max_size).shape[:2]
     K = np.array([[row[0] * width, 0, row[2] * width], [0, row[1] * height, row[3] * height], [0, 0, 1]])
     pose = np.eye(4)
     pose[:3] = row[6:].reshape(3, 4)
@@ -179,7 +207,7 @@ def _view(where: str, row: NDArray[np.float64], encoded: Any, max_size: int) -> 
     if np.abs(lengths - 1).max() > SHEAR or np.linalg.det(left @ right) < 0:
         raise BadSceneError(f"{where}: its pose is no rotation; {REMEDY}")
     pose[:3, :3] = left @ right
-    return _View(K, pose, torch.from_numpy(photo))
+    return _View(K, pose, width, height)
 
 
 def _decode(where: str, encoded: Any, max_size: int) -> NDArray[np.uint8]:

@@ -18,7 +18,9 @@ from hypothesis import strategies as st
 from PIL import Image
 from scipy.spatial.transform import Rotation
 
+from learn2splat.data import chunks
 from learn2splat.data.base import BadSceneError
+from learn2splat.data.cache import LruCache
 from learn2splat.data.sources import load_scene
 from tests.test_cli import l2s
 
@@ -66,6 +68,14 @@ def test_a_clip_arrives(tmp_path: Path) -> None:
     assert torch.allclose(small.cameras.K[2], torch.diag(torch.tensor([0.5, 0.5, 1])) @ expected)
     assert small.photos[0].shape == (12, 20, 3)
     assert "starts from random points" in scene.warnings[0]
+
+
+def test_photos_stay_encoded_and_few_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(chunks, "PIXELS", LruCache(2 * 3 * WIDTH * HEIGHT, lambda value: value.nbytes))
+    photos = load_scene(write(tmp_path, clip("a", 9)), test_every=0).photos
+    assert [int(photos[view][0, 0, 0]) for view in range(9)] == [10 * view for view in range(9)]
+    assert chunks.PIXELS.used_bytes == 2 * 3 * WIDTH * HEIGHT
+    assert photos[8] is photos[-1]
 
 
 def test_one_clip_needs_no_key_and_several_are_named(tmp_path: Path) -> None:
