@@ -11,6 +11,8 @@ import pytest
 import torch
 
 from learn2splat.data.base import SceneData
+from learn2splat.data.resize import shrink
+from learn2splat.data.sources import load_scene
 from learn2splat.meta.contexts import ContextRanges, PredictedTasks, refinement
 from learn2splat.meta.estimator import TaskSource
 from learn2splat.meta.feedforward import TargetEstimator, depth_error
@@ -72,6 +74,17 @@ def test_the_depth_error_is_over_the_pixels_of_surfaces() -> None:
     assert float(found) == pytest.approx(sum(abs(math.log(a / b)) for a, b in pairs) / len(pairs), rel=1e-6)
     assert float(depth_error(Prediction(scene), data)) == 0
     assert float(depth_error(Prediction(scene, log_depths=cells.log()), capture())) == 0
+
+
+def test_shrunk_depths_are_depths_of_the_photo_and_made_scenes_have_them() -> None:
+    scene = load_scene("procedural:seed=100002,views=3,width=32", max_size=32, test_every=0)
+    small = shrink(scene, 16)
+    assert scene.depths is not None
+    assert small.depths is not None
+    for view in range(3):
+        assert small.depths[view].shape == (12, 16)
+        assert bool(torch.isin(small.depths[view], scene.depths[view]).all())
+        assert float((small.depths[view] / scene.depths[view][1::2, 1::2] - 1).abs().median()) < 0.05
 
 
 def test_an_updater_fits_one_scene() -> None:
