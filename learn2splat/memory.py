@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import resource
 import sys
@@ -38,6 +39,12 @@ def resident_mb() -> float:
     except OSError:
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
     return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
+
+
+def give_back() -> None:
+    """Return what was freed and kept for the next step to the system, where the C library can."""
+    if hasattr(libc := ctypes.CDLL(None), "malloc_trim"):
+        libc.malloc_trim(0)
 
 
 def machine_memory_mb() -> float:
@@ -83,6 +90,9 @@ class MemoryLimit:
             MemoryLimitError: it is not.
         """
         needed = resident_mb() + more_mb
+        if needed > self.limit_mb:
+            give_back()
+            needed = resident_mb() + more_mb
         if needed > self.limit_mb:
             raise MemoryLimitError(
                 f"{needed:,.0f} MiB are needed and {self.limit_mb:,.0f} MiB allowed: {REMEDY}, or raise --max-memory"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import signal
 import socket
@@ -264,7 +265,7 @@ def viewed_run(here: Path) -> Iterator[str]:
 def is_held(live: LiveView, listener: Watched) -> bool:
     """Whether the page says that the run is held after the step that was heard of last."""
     assert live.page is not None
-    return f"**step {len(listener.steps):,}** of {live.session.config.steps:,} (paused)" in live.page.text.content
+    return re.search(rf"\*\*step {len(listener.steps):,}\*\* \(\d+%\) \(paused\)", live.page.text.content) is not None
 
 
 def looked_at(url: str, chromium: str, folder: Path, enough: Callable[[np.ndarray], bool]) -> tuple[np.ndarray, str]:
