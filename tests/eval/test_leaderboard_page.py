@@ -77,9 +77,7 @@ def test_a_browser_shows_sorts_and_compares(tmp_path: Path) -> None:
     assert len(shown) == 3
     overview, multiples = dom.split('<div class="multiples">')
     assert len(re.findall(r'<a href="scenes/[^"]*">\s*<svg', multiples)) == len(SCENES)
-    assert (
-        overview.count('id="FillBetweenPolyCollection') == 2 * 3
-    )  # a band for each method, of PSNR and of its difference
+    assert overview.count('id="FillBetweenPolyCollection') == 3 + 2  # bands of PSNR, and of its difference to adam
     (scene_page.parent / "moved.html").write_text(scene_page.read_text().replace("</body>", f"{MOVE_SLIDER}</body>"))
     dom = look(scene_page.parent / "moved.html", tmp_path / "scene.png")
     assert len(re.findall(r'<img alt="(?:left|right)" src="data:image/jpeg', dom)) == 2
