@@ -46,3 +46,35 @@ def test_real_points_reproject_onto_their_observations(name: str, max_size: int)
     expected = REAL[name] * max_size / 1000
     assert 0.2 * expected < float(torch.cat(errors).median()) < 1.1 * expected
     assert float(torch.cat(errors).mean()) == pytest.approx(expected, rel=0.25)
+
+
+def _present(name: str) -> Path:
+    if not (SCENES / name).is_dir():
+        pytest.skip(f"real scene {SCENES / name} is not here; set L2S_SCENES to the folder of scenes")
+    return SCENES / name
+
+
+def test_the_distorted_fox_is_the_undistorted_one() -> None:
+    """The same photos with another calibration: undistorted on load, they look like those that COLMAP undistorted."""
+    distorted, plain = load_scene(_present("fox_transforms"), max_size=200), load_scene(_present("fox"), max_size=200)
+    assert len(distorted.cameras) == len(plain.cameras) == 50
+    assert distorted.points is None
+    assert len(distorted.test) == len(plain.test) == 7
+    for view in (0, 25):
+        one, two = (
+            torch.nn.functional.interpolate(photo.permute(2, 0, 1)[None].float(), size=(60, 34), mode="area")
+            for photo in (distorted.photos[view], plain.photos[view])
+        )
+        assert float(torch.corrcoef(torch.stack([one.flatten(), two.flatten()]))[0, 1]) > 0.95
+
+
+def test_lego_lies_over_the_background_that_is_asked_for() -> None:
+    scene = load_scene(_present("lego_blender"), max_size=100)
+    assert len(scene.cameras) == 100
+    assert set(scene.train) | set(scene.test) == set(range(100))
+    assert not set(scene.train) & set(scene.test)
+    white, black = (scene.over(colour).photos[0] for colour in ((1.0, 1.0, 1.0), (0.0, 0.0, 0.0)))
+    assert white[0, 0].tolist() == [255, 255, 255]
+    assert black[0, 0].tolist() == [0, 0, 0]
+    middle = (slice(45, 55), slice(45, 55))
+    assert torch.equal(white[middle], black[middle])  # the model itself is opaque
