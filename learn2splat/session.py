@@ -188,8 +188,7 @@ class Session:
     def _run(self, listener: Listener) -> Result:
         listener.on_start(self)
         last_saved = time.monotonic()
-        evaluate_at, evaluate_seconds = set(self.config.eval_at), list(self.config.eval_seconds)
-        if self.rollout.state.step == 0 and 0 in evaluate_at and not self.metrics:
+        if self.rollout.state.step == 0 and 0 in self.config.eval_at and not self.metrics:
             self._evaluate(listener)
         after = self.rollout.state.seconds
         for record in self.rollout.run(self.steps, time_budget=self.time_budget, stop=self.memory):
@@ -198,7 +197,7 @@ class Session:
             if len(self.records) == ESTIMATED_AT and self.steps >= self.config.estimate_from:
                 listener.on_estimate(self._estimate())
             before, after = after, self.rollout.state.seconds
-            if record.step in evaluate_at or any(before < seconds <= after for seconds in evaluate_seconds):
+            if self._is_due(record.step, before, after):
                 self._evaluate(listener)
             if self.folder is not None and time.monotonic() - last_saved > self.config.checkpoint_seconds:
                 self.folder.save_checkpoint(self.rollout.state, self.rollout.sampler)
@@ -225,15 +224,16 @@ class Session:
         state = self.rollout.state
         return min(1.0, max(state.step / max(1, self.steps), state.seconds / self.time_budget))
 
+    def _is_due(self, step: int, before: float, after: float) -> bool:
+        """Whether to evaluate after ``step``, which took from ``before`` to ``after`` in seconds of optimisation."""
+        return step in self.config.eval_at or any(before < at <= after for at in self.config.eval_seconds)
+
     def _due(self, rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         """``rows`` without that of where a run was cut: an undisturbed run has none."""
-        due, before = [], 0.0
-        for row in rows:
-            seconds = row["seconds"]
-            if row["step"] in self.config.eval_at or any(before < at <= seconds for at in self.config.eval_seconds):
-                due.append(row)
-            before = seconds
-        return due
+        starts = [0.0, *(row["seconds"] for row in rows)]
+        return [
+            row for row, before in zip(rows, starts, strict=False) if self._is_due(row["step"], before, row["seconds"])
+        ]
 
     def _scores(self, scene: GaussianScene) -> dict[int, Scores]:
         """Evaluated view -> metrics of ``scene``; asked twice for the same one, it is evaluated once."""

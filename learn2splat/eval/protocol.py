@@ -225,18 +225,19 @@ def _log_failure(method: Method, start: Start) -> None:
 def _take_turn(run: _Run, start: Start, pace: _Run | None) -> bool:
     """Some steps of one method, with the evaluations that fall due; whether it is through."""
 
-    def evaluate_due(kind: str, done: float, point: _Point) -> None:
-        due = [budget for budget in run.due[kind] if budget <= done]
+    def evaluate_due(kind: str, used: float, point: _Point) -> None:
+        due = [budget for budget in run.due[kind] if budget <= used]
         if due:
             run.due[kind] = run.due[kind][len(due) :]
             rows, run.picture = _evaluated(point, {kind: due}, run.method.name, run.loss, start)
-            if pace is not None and pace.now.step:
-                ms = 1000 * pace.now.seconds / pace.now.step
+            if pace is not None and (done := pace.rollout.state).step:
+                ms = 1000 * done.seconds / done.step
                 rows = [replace(row, reference=pace.method.name, reference_ms=ms) for row in rows]
             run.rows += rows
 
+    after = run.now
     for _ in range(TURN_STEPS):
-        before = run.now
+        before = after
         evaluate_due("steps", before.step, before)
         try:
             going_on = next(run.records, None) is not None

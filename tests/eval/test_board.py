@@ -34,6 +34,8 @@ from learn2splat.optim.learned.resplat import RecurrentUpdater
 from learn2splat.predict.compact import CompactInitialiser
 from learn2splat.scene.gaussians import GaussianScene
 from learn2splat.scene.ply import write_ply
+from tests.test_start import SMALL as NETWORK
+from tests.test_start import TARGET
 
 SCENES = ("procedural:seed=3,views=9,width=32", "procedural:seed=5,views=9,width=32")
 TINY = ["max_gaussians=60", "sh_degree=1", "batch_views=2", "workers=1"]
@@ -330,10 +332,10 @@ def test_a_scene_that_has_changed_is_refused(tmp_path: Path) -> None:
 
 
 def test_predictions_and_optimizers_without_gradients_join(tmp_path: Path) -> None:
-    small = {"width": 8, "planes": 6, "groups": 2, "neighbours": 3, "blocks": 1}
-    net, updater = CompactInitialiser(**small), RecurrentUpdater(width=8, blocks=1)
-    save_pretrained(net, {"_target_": target(CompactInitialiser), **small}, tmp_path / "net", {}, INITIALISER)
-    save_pretrained(updater, {"_target_": target(RecurrentUpdater), "width": 8, "blocks": 1}, tmp_path / "resplat", {})
+    net = CompactInitialiser(**NETWORK)
+    save_pretrained(net, {"_target_": TARGET, **NETWORK}, tmp_path / "net", {}, INITIALISER)
+    made = {"_target_": f"{RecurrentUpdater.__module__}.{RecurrentUpdater.__name__}", "width": 8, "blocks": 1}
+    save_pretrained(RecurrentUpdater(width=8, blocks=1), made, tmp_path / "resplat", {})
     optimizers, settings = f"adam,resplat={tmp_path / 'resplat'}", f"sparse:3,sparse:3+predict:{tmp_path / 'net'}"
     rows = measured(tmp_path / "out", "max_size=32", optimizers=optimizers, settings=settings)
     assert len(rows) == 2 * 2 * 3
@@ -342,10 +344,6 @@ def test_predictions_and_optimizers_without_gradients_join(tmp_path: Path) -> No
     predicted = found[settings.partition(",")[2]]
     assert {row.gaussians for row in predicted.rows} == {60}  # of 3 x 8 x 6 as many as are allowed
     assert predicted.mean("steps", 12, "adam") > predicted.mean("steps", 0, "adam")
-
-
-def target(of: type) -> str:
-    return f"{of.__module__}.{of.__name__}"
 
 
 def test_what_is_left_out_is_said(tmp_path: Path) -> None:
