@@ -14,7 +14,6 @@ import copy
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from compare import TIERS, tasks_of
@@ -25,9 +24,9 @@ from learn2splat.eval.statistics import markdown
 from learn2splat.eval.store import RowStore
 from learn2splat.optim.base import SceneOptimizer
 from learn2splat.optim.learned.network import PointTransformer
-from learn2splat.optim.learned.rule import LearnedRule
+from learn2splat.optim.learned.rule import Given, LearnedRule
 from learn2splat.optim.learned.tiny import LearnedGain
-from learn2splat.optim.learned.traits import TRAITS, traits
+from learn2splat.optim.learned.traits import TRAITS
 from learn2splat.render.auto import auto_renderer
 
 
@@ -68,12 +67,14 @@ def without_visibility(rule: LearnedRule) -> None:
 
 
 def shuffled_traits(rule: LearnedRule) -> None:
-    def of_others(*arguments: Any) -> list[torch.Tensor]:
-        found = traits(*arguments)
-        order = torch.randperm(len(found[0]), generator=torch.Generator().manual_seed(0))
-        return [trait[order] for trait in found]
+    gains = rule.gains
 
-    rule.traits = of_others  # type: ignore[method-assign]
+    def of_others(given: Given) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        squares, visibility, own = gains(given)
+        order = torch.randperm(own.shape[1], generator=torch.Generator().manual_seed(0))
+        return squares, visibility, own[:, order]
+
+    rule.gains = of_others  # type: ignore[method-assign]
 
 
 def without_step_sizes(rule: LearnedRule) -> None:

@@ -138,22 +138,33 @@ class RuleParameter(ctypes.Structure):
         *((name, c_void_p) for name in ("column_rates", "slow", "newest", "fast_scale", "shared_scale")),
         *((name, c_void_p) for name in ("squares", "gains", "ages")),
         ("rows", c_int64),
-        ("width", c_int32),
-        ("groups", c_int32),
-        ("group_stride", c_int32),
+        *((name, c_int32) for name in ("width", "full_width", "groups", "group_stride")),
         ("group_ends", c_int32 * 2),
         ("products", c_void_p),
+        ("product_stride", c_int64),
     )
 
 
-class GroupSquares(ctypes.Structure):
-    """L2sGroupSquares."""
+class GainParameter(ctypes.Structure):
+    """L2sGainParameter."""
 
     _fields_ = (
-        *((name, c_void_p) for name in ("grad", "squares")),
-        ("rows", c_int64),
-        *((name, c_int32) for name in ("width", "groups", "group_stride")),
+        *((name, c_void_p) for name in ("grad", "squares", "ages")),
+        ("squares_stride", c_int64),
+        *((name, c_int32) for name in ("width", "groups", "first_group")),
         ("group_ends", c_int32 * 2),
+    )
+
+
+class Gains(ctypes.Structure):
+    """L2sGains."""
+
+    _fields_ = (
+        *((name, c_void_p) for name in ("log_scales", "footprint", "visibility", "visible", "powers")),
+        *((name, c_void_p) for name in ("squares_out", "visibility_out", "gains", "traits", "sums")),
+        ("rows", c_int64),
+        *((name, c_float) for name in ("decay_v", "decay_visibility", "most", "most_log_gain", "tiny")),
+        ("correct_v", Correction),
     )
 
 
@@ -254,7 +265,7 @@ def _typed(handle: ctypes.CDLL) -> ctypes.CDLL:
         "l2s_free": (None, [c_void_p]),
         "l2s_adam_step": (None, [POINTER(AdamGroup), c_int32, POINTER(AdamConstants), c_int32]),
         "l2s_rule_step": (None, [POINTER(RuleParameter), c_int32, POINTER(RuleConstants), c_int32]),
-        "l2s_group_squares": (None, [POINTER(GroupSquares), c_int32, c_int32]),
+        "l2s_rule_gains": (None, [POINTER(Gains), POINTER(GainParameter), c_int32, c_int32]),
         "l2s_photometric": (c_int32, [c_void_p] * 2 + [c_int32] * 3 + [c_float] + [c_void_p] * 3 + [c_int32]),
     }
     for name, (result, arguments) in signatures.items():

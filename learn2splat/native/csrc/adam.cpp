@@ -40,7 +40,7 @@ void step(const L2sAdamGroup& g, const L2sAdamConstants& c, int64_t first, int64
         m_out[i] = first_moment(m[i], grad[i], c.beta1);
         v_out[i] = second_moment(v[i], grad[i], c.beta2);
         const float root_v = root(v_out[i], block.correct_v[i], c.eps);
-        update[i] = -block.rate[i] * base_direction(m_out[i] * block.correct_m[i], grad[i], c.damping, root_v);
+        update[i] = -block.rate[i] * (damped(m_out[i] * block.correct_m[i], grad[i], c.damping) / root_v);
     }
 }
 

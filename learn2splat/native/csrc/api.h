@@ -146,28 +146,53 @@ L2S_PUBLIC void l2s_adam_step(
 
 // One parameter under the learned rule; arrays are [rows, width] unless said otherwise, outputs may not overlap inputs.
 struct L2sRuleParameter {
-    const float *grad, *m, *m_slow, *v, *v_fast;
-    float *m_out, *m_slow_out, *v_out, *v_fast_out;
+    const float *grad, *m, *m_slow, *v, *v_fast;         // m_slow and v_fast are [rows, full_width]
+    float *m_out, *m_slow_out, *v_out, *v_fast_out;      // likewise
     float *update;
     const float* column_rates;  // [width]
-    const float *slow, *newest, *fast_scale, *shared_scale;  // [width] weights of the directions
+    const float *slow, *newest, *fast_scale, *shared_scale;  // [width] weights of the directions, one for a group
     const float* squares;       // [rows, group_stride] mean second moment of each group, after the step
-    const float* gains;         // [rows, group_stride] factors on the steps
+    const float* gains;         // [groups, rows] factors on the steps
     const int32_t* ages;        // [rows] gradients seen, this one included
     int64_t rows;
     int32_t width;              // at most 64
+    int32_t full_width;         // how many columns, the first ones, have all directions; 1 or more
     int32_t groups;             // groups of columns that share a second moment: 1 or 2
     int32_t group_stride;
     int32_t group_ends[2];      // end column of each, ascending
-    double* products;           // [rows / 32 rounded up, groups, 3] sums of g m, g g and m m, with m before the step
+    double* products;           // [rows / 128 rounded up, groups, 3] sums of g m, g g and m m, with m before the step,
+    int64_t product_stride;     // so many numbers apart
 };
 
-struct L2sGroupSquares {
-    const float* grad;          // [rows, width]
-    float* squares;             // [rows, group_stride]
-    int64_t rows;
-    int32_t width, groups, group_stride;
+// What one parameter and its state have to say on the gains; arrays are [rows, width] unless said otherwise.
+struct L2sGainParameter {
+    const float* grad;
+    const float* squares;       // [rows, groups], rows `squares_stride` apart: mean second moment before the step
+    const int32_t* ages;        // [rows] gradients seen, this one included
+    int64_t squares_stride;
+    int32_t width, groups;
+    int32_t first_group;        // among all
     int32_t group_ends[2];      // end column of each, ascending
+};
+
+constexpr int32_t L2S_RULE_GROUPS = 6;
+
+// Factors on the steps of N Gaussians in each group.
+struct L2sGains {
+    const float* log_scales;    // [N, 3]
+    const float* footprint;     // [N] size of a pixel at each, world units
+    const float* visibility;    // [N] share of recent steps in which it was drawn, before the step
+    const uint8_t* visible;     // [N] 1 if drawn in this one
+    const float* powers;        // [3, groups] of size, loudness and visibility
+    float* squares_out;         // [N, groups] mean second moments after the step; 0 for groups that no parameter has
+    float* visibility_out;      // [N]
+    float* gains;               // [groups, N]
+    float* traits;              // [groups + 2, N] scratch, with room for another 16 numbers
+    double* sums;               // [N / 64 rounded up, groups + 3] scratch
+    int64_t rows;
+    float decay_v, decay_visibility;
+    float most, most_log_gain, tiny;  // bounds of traits and of the gains' logarithm; least number under a logarithm
+    L2sCorrection correct_v;    // 1 / (1 - decay_v^t)
 };
 
 struct L2sRuleConstants {
@@ -175,9 +200,8 @@ struct L2sRuleConstants {
     L2sCorrection correct_m, correct_m_slow, correct_v, correct_v_fast;
 };
 
-// squares = mean over a group's columns of grad^2, of all groups of all parameters.
-L2S_PUBLIC void l2s_group_squares(
-    const L2sGroupSquares* parameters, int32_t count, int32_t threads);
+L2S_PUBLIC void l2s_rule_gains(
+    const L2sGains* gains, const L2sGainParameter* parameters, int32_t count, int32_t threads);
 
 // update = -gain * column_rate * (base + sum of weight x direction); see optim/learned/moments.py.
 L2S_PUBLIC void l2s_rule_step(

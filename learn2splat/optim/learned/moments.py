@@ -24,6 +24,9 @@ DIRECTIONS = ("slow", "newest", "fast_scale", "shared_scale")
 - fast_scale: the second moment remembers 50 steps instead of 1,000;
 - shared_scale: one second moment for all numbers of a group of a Gaussian.
 """
+LEAN_GROUP = "shN"
+"""Without `slow` and `fast_scale`, whose moments it does not keep: three quarters of all numbers, and nothing lost."""
+LEAN_MOMENTS = ("m_slow", "v_fast")
 
 
 @dataclass(frozen=True)
@@ -47,6 +50,11 @@ def group_slices(parameter: str, coefficients: int) -> dict[str, slice]:
     if parameter != "sh":
         return {parameter: slice(None)}
     return {"sh0": slice(0, 3), "shN": slice(3, 3 * coefficients)}
+
+
+def kept(moment: str, parameter: str, values: Tensor) -> Tensor:
+    """Those of ``values`` [N, ...], in the shape of ``parameter``, of which ``moment`` is kept."""
+    return values[:, :1] if parameter == "sh" and moment in LEAN_MOMENTS else values
 
 
 def as_matrix(parameter: Tensor) -> Tensor:
@@ -73,14 +81,16 @@ def _group_of_column(coefficients: int, device: torch.device) -> Tensor:
     return torch.tensor([group for group, width in enumerate(widths) for _ in range(width)], device=device)
 
 
-def advance(old: Mapping[str, Tensor], grad: Tensor, decays: MomentDecays) -> dict[str, Tensor]:
-    """The four moments of one parameter after one more gradient; nothing is changed in place."""
-    return {
-        "m": old["m"].lerp(grad, 1 - decays.m),
-        "m_slow": old["m_slow"].lerp(grad, 1 - decays.m_slow),
-        "v": (old["v"] * decays.v).addcmul_(grad, grad, value=1 - decays.v),
-        "v_fast": (old["v_fast"] * decays.v_fast).addcmul_(grad, grad, value=1 - decays.v_fast),
-    }
+def advance(old: Mapping[str, Tensor], parameter: str, grad: Tensor, decays: MomentDecays) -> dict[str, Tensor]:
+    """The moments of one parameter after one more gradient, as far as `kept`; nothing is changed in place."""
+
+    def advanced(moment: str) -> Tensor:
+        decay, newest = getattr(decays, moment), kept(moment, parameter, grad)
+        if moment.startswith("v"):
+            return (old[moment] * decay).addcmul_(newest, newest, value=1 - decay)
+        return old[moment].lerp(newest, 1 - decay)
+
+    return {moment: advanced(moment) for moment in old}
 
 
 def directions(
@@ -94,7 +104,7 @@ def directions(
     """The base direction and those of `DIRECTIONS` for one parameter, all [N, width] and all of order 1.
 
     Args:
-        moments: as from `advance`, [N, ...].
+        moments: as from `advance`; a direction is 0 for columns, the last ones, without one that it needs.
         grad: [N, ...] the newest gradient.
         ages: N gradients seen, the newest included, in any shape (bias correction).
         squares: [N, width] mean of v over the group of each number.
@@ -103,9 +113,13 @@ def directions(
     """
     flat = {name: as_matrix(tensor) for name, tensor in moments.items()}
     g = as_matrix(grad)
+    full = flat["m_slow"].shape[1]
 
     def correct(decay: float, power: float) -> Tensor:
         return correction(decay, power, ages.reshape(-1, 1), g.dtype)
+
+    def padded(direction: Tensor) -> Tensor:
+        return torch.nn.functional.pad(direction, (0, g.shape[1] - full))
 
     m = flat["m"] * correct(decays.m, 1.0)
     m_slow = flat["m_slow"] * correct(decays.m_slow, 1.0)
@@ -115,9 +129,9 @@ def directions(
     root_shared = squares.sqrt() * correct_v + decays.eps
     base = m.add(g, alpha=damping) / root_v
     return base, {
-        "slow": m_slow / root_v,
+        "slow": padded(m_slow / root_v[:, :full]),
         "newest": g / root_v,
-        "fast_scale": m / root_fast,
+        "fast_scale": padded(m[:, :full] / root_fast),
         "shared_scale": m / root_shared,
     }
 

@@ -12,14 +12,15 @@ import torch
 from torch import Tensor
 
 from learn2splat import native
-from learn2splat.native.rule import MOMENTS, Columns, RuleParameter, group_squares, rule_step
+from learn2splat.native.rule import MOMENTS, Bounds, RuleParameter, rule_gains, rule_step
 from learn2splat.networks.chunks import by_chunks
 from learn2splat.optim import ages
-from learn2splat.optim.base import Need, OptimizerState, StepContext, as_rows
+from learn2splat.optim.base import Need, OptimizerState, StepContext
 from learn2splat.optim.learned.knots import hat_functions, late_share, log_positions, ramp, row_of
 from learn2splat.optim.learned.moments import (
     DIRECTIONS,
     GROUPS,
+    LEAN_GROUP,
     MomentDecays,
     advance,
     as_columns,
@@ -27,11 +28,13 @@ from learn2splat.optim.learned.moments import (
     by_group,
     group_slices,
     join_groups,
+    kept,
     mixture,
     split_groups,
     trusted,
 )
-from learn2splat.optim.learned.traits import TRAITS, VISIBILITY_MEMORY, gains, traits
+from learn2splat.optim.learned.traits import MOST, MOST_GAIN, TRAITS, VISIBILITY_MEMORY, gains, traits
+from learn2splat.optim.learned.traits import TINY as TINY_TRAIT
 from learn2splat.optim.rates import GroupRates, PowerDecay, Schedule
 from learn2splat.scene.gaussians import GaussianScene
 from learn2splat.scene.lineage import Lineage
@@ -47,6 +50,9 @@ INHERITED = ("visibility",)
 """State rows that the newborn inherit: who is born beside a Gaussian is seen as often."""
 TRAIT_UNITS = {"size": 0.3, "loudness": 0.2, "visibility": 0.3}
 """Powers of traits that clearly show."""
+BOUNDS = Bounds(MOST, math.log(MOST_GAIN), TINY_TRAIT)
+HAS_DIRECTION = torch.tensor([[g != LEAN_GROUP or d in ("newest", "shared_scale") for d in DIRECTIONS] for g in GROUPS])
+"""[groups, directions] bool."""
 OPPOSED = 0.8
 """Negative weights may take away this share of what the base and the positive weights add, so that it stays descent."""
 
@@ -76,7 +82,7 @@ class LearnedRule(torch.nn.Module):
     Steps of a Gaussian are multiplied by powers of its `TRAITS`, each relative to the average Gaussian's: a step of a
     large one, say, changes more of a picture. The powers are piecewise linear in log(1 + t).
     With all constants zero it is Adam with ``rates``, ``schedule`` and ``damping``. In training mode updates are
-    differentiable in the constants. The state takes 992 bytes per Gaussian at SH 3, twice as many as Adam's.
+    differentiable in the constants. The state takes 632 bytes per Gaussian at SH 3, 1.3 times as many as Adam's.
 
     Args:
         rates: base step sizes.
@@ -105,8 +111,6 @@ class LearnedRule(torch.nn.Module):
         self.feedback = torch.nn.Parameter(torch.zeros(len(GROUPS), len(knots)))
         self.power = torch.nn.Parameter(torch.zeros(len(GROUPS), len(TRAITS), len(knots)))
 
-    traits = staticmethod(traits)
-
     @property
     def needs(self) -> frozenset[Need]:
         return self.rates.needs | {Need.PIXEL_FOOTPRINT, Need.TRUST}
@@ -122,7 +126,7 @@ class LearnedRule(torch.nn.Module):
         log_step = hat_functions(context.train_views, self.log_views).to(hats) @ (self.log_step @ hats).T
         if persistence is not None:
             log_step = log_step + (self.feedback @ hats) * persistence.to(log_step)
-        weight = trusted(_descent(self.weight @ hats), context.trust)
+        weight = trusted(_descent((self.weight @ hats) * HAS_DIRECTION.to(hats)), context.trust)
         powers = trusted((self.power @ hats).T, context.trust)
         return StepConstants(step_factors(log_step, context.trust), weight.T, powers)
 
@@ -154,8 +158,7 @@ class LearnedRule(torch.nn.Module):
         found += [{"feedback": row_of(self.feedback, row, [0.5] * len(late))} for row in range(len(GROUPS))]
         found += [
             {"weight": row_of(self.weight, (row, column), [0.15] * len(late))}
-            for row in range(len(GROUPS))
-            for column in range(len(DIRECTIONS))
+            for row, column in HAS_DIRECTION.nonzero().tolist()
         ]
         return found
 
@@ -163,7 +166,7 @@ class LearnedRule(torch.nn.Module):
         zeros = scene.map(torch.zeros_like)
         rows: dict[str, Tensor] = {}
         for moment in MOMENTS:
-            rows |= as_rows(moment, zeros)
+            rows |= {f"{moment}.{name}": kept(moment, name, tensor).clone() for name, tensor in zeros.items()}
         rows |= split_groups("squares", scene.means.new_zeros(len(scene), len(GROUPS)))
         rows["visibility"] = scene.means.new_zeros(len(scene))
         products = torch.zeros(len(GROUPS), 3, dtype=torch.float64, device=scene.means.device)
@@ -172,36 +175,52 @@ class LearnedRule(torch.nn.Module):
     def update(
         self, grads: GaussianScene, state: OptimizerState, scene: GaussianScene, context: StepContext
     ) -> tuple[GaussianScene, OptimizerState]:
-        assert context.pixel_footprint_world is not None
         across, squared, squared_m = state.shared["products"].T
-        constants = self.constants(context, across / (squared * squared_m).sqrt().clamp_min(TINY))
         learning = self.training and torch.is_grad_enabled()
         fused = not learning and native.library() is not None and scene.means.device.type == "cpu"
         fused = fused and scene.means.dtype == torch.float32
         with torch.set_grad_enabled(learning):
-            age = ages.older(state, scene)
-            newest = group_squares(_columns(grads), len(GROUPS)) if fused else by_group(grads)
-            squares = join_groups("squares", state.rows).lerp(newest, 1 - self.decays.v)
-            visibility = state.rows["visibility"].lerp(context.visible.to(newest), 1 - VISIBILITY_MEMORY)
-            of_each = self.traits(scene, squares, visibility, age, context.pixel_footprint_world, self.decays.v)
-            given = _Given(
-                grads,
-                state.rows,
-                age,
-                squares,
-                gains(of_each, constants.powers.to(squares)),
-                base_rates(self.rates, self.schedule, scene, context),
-                constants,
-            )
-            update, moments, products = self._fused(given) if fused else self._plain(given)
-        rows = moments | split_groups("squares", squares) | {"visibility": visibility} | ages.as_rows(age)
+            constants = self.constants(context, across / (squared * squared_m).sqrt().clamp_min(TINY))
+            rates = base_rates(self.rates, self.schedule, scene, context)
+            given = Given(grads, state.rows, ages.older(state, scene), scene, context, rates, constants, fused)
+            squares, visibility, gains = self.gains(given)
+            step = self._fused if fused else self._plain
+            update, moments, products = step(given, squares, gains)
+        rows = moments | split_groups("squares", squares) | {"visibility": visibility} | ages.as_rows(given.age)
         products = PERSISTENCE_MEMORY * state.shared["products"] + (1 - PERSISTENCE_MEMORY) * products
         return update, OptimizerState(rows, {"products": products})
 
     def reindex(self, state: OptimizerState, lineage: Lineage) -> OptimizerState:
         return state.take(lineage, INHERITED)
 
-    def _plain(self, given: _Given) -> tuple[GaussianScene, dict[str, Tensor], Tensor]:
+    def gains(self, given: Given) -> tuple[Tensor, Tensor, Tensor]:
+        """What differs from Gaussian to Gaussian in its steps.
+
+        Returns:
+            [N, groups] mean second moment of each group and [N] visibility, both after the newest gradient, and
+            [groups, N] factors on the steps.
+        """
+        context, powers, decay = given.context, given.constants.powers, self.decays.v
+        assert context.pixel_footprint_world is not None
+        if given.fused:
+            correct_v = ages.corrections(decay, 1.0, torch.float32, powers.device)
+            return rule_gains(
+                _parameters(given),
+                given.scene.log_scales,
+                context.pixel_footprint_world,
+                given.rows["visibility"],
+                context.visible,
+                powers,
+                (decay, VISIBILITY_MEMORY),
+                correct_v,
+                BOUNDS,
+            )
+        squares = join_groups("squares", given.rows).lerp(by_group(given.grads), 1 - decay)
+        visibility = given.rows["visibility"].lerp(context.visible.to(squares), 1 - VISIBILITY_MEMORY)
+        found = traits(given.scene, squares, visibility, given.age, context.pixel_footprint_world, decay)
+        return squares, visibility, gains(found, powers.to(squares)).T
+
+    def _plain(self, given: Given, squares: Tensor, gains: Tensor) -> tuple[GaussianScene, dict[str, Tensor], Tensor]:
         """The update, the new moments and `inner_products`, in torch on any device and in any precision."""
         grads, constants = given.grads, given.constants
         factor, weights = as_columns(constants.factor[None], grads), as_columns(constants.weights, grads)
@@ -210,66 +229,66 @@ class LearnedRule(torch.nn.Module):
         products: list[Tensor] = []
         rows: dict[str, Tensor] = {}
         for name, grad in grads.items():
-            moments = advance({moment: given.rows[f"{moment}.{name}"] for moment in MOMENTS}, grad, self.decays)
+            moments = advance({moment: given.rows[f"{moment}.{name}"] for moment in MOMENTS}, name, grad, self.decays)
             rows |= {f"{moment}.{name}": tensor for moment, tensor in moments.items()}
             products += inner_products(grad, given.rows[f"m.{name}"], group_slices(name, grads.sh.shape[1]))
             rate = (given.rates[name] * factor[name].to(grad)).expand(len(grad), -1)
             constants_of_columns = {"groups": groups[name], "weights": weights[name].to(grad)}
             step = partial(mixture, decays=self.decays, damping=self.damping, **constants_of_columns)
-            of_rows = (grad, *moments.values(), given.age[name], given.squares, given.gains, rate)
+            of_rows = (grad, *moments.values(), given.age[name], squares, gains.T, rate)
             updates.append(by_chunks(step, *of_rows, chunk=CHUNK).view_as(grad))
         return GaussianScene(*updates), rows, torch.stack(products)
 
-    def _fused(self, given: _Given) -> tuple[GaussianScene, dict[str, Tensor], Tensor]:
+    def _fused(self, given: Given, squares: Tensor, gains: Tensor) -> tuple[GaussianScene, dict[str, Tensor], Tensor]:
         """The same in the compiled library."""
-        grads, constants = given.grads, given.constants
-        factor, weights = as_columns(constants.factor[None], grads), as_columns(constants.weights, grads)
-        parameters, gains = [], given.gains.clone()
-        for (name, grad), (_, columns) in zip(grads.items(), _columns(grads), strict=True):
-            rate = given.rates[name]
-            if rate.shape[0] > 1:  # one per Gaussian
-                gains[:, columns.first_group] *= rate[:, 0]
-                rate = torch.ones_like(factor[name])
-            moments = [given.rows[f"{moment}.{name}"] for moment in MOMENTS]
-            parameters.append(
-                RuleParameter(grad, moments, given.age[name], rate * factor[name], weights[name], columns)
-            )
-        device, decays = grads.means.device, vars(self.decays)
+        parameters, rates = _parameters(given), []
+        for parameter, rate in zip(parameters, given.rates.values(), strict=True):
+            if rate.shape[0] != 1:  # one per Gaussian
+                gains[parameter.first_group] *= rate[:, 0]
+                rate = torch.ones(1, 1)
+            rates.append(rate.expand(1, parameter.width))
+        constants = torch.cat([given.constants.factor[None], given.constants.weights]).float()
+        columns = torch.cat(list(as_columns(constants, given.grads).values()), dim=1)
+        columns[0] *= torch.cat(rates, dim=1)[0]
+        device, decays = columns.device, vars(self.decays)
         corrections = [
             ages.corrections(decays[moment], 0.5 if moment.startswith("v") else 1.0, torch.float32, device)
             for moment in MOMENTS
         ]
-        results = rule_step(parameters, given.squares, gains, decays, self.damping, corrections)
+        updates, moments, products = rule_step(parameters, columns, squares, gains, decays, self.damping, corrections)
         rows = {
             f"{moment}.{name}": tensor
-            for (name, _), (_, moments, _) in zip(grads.items(), results, strict=True)
-            for moment, tensor in zip(MOMENTS, moments, strict=True)
+            for (name, _), new in zip(given.grads.items(), moments, strict=True)
+            for moment, tensor in zip(MOMENTS, new, strict=True)
         }
-        products = torch.cat([found for _, _, found in results])
-        missing = torch.zeros(len(GROUPS) - len(products), 3, dtype=torch.float64)  # of shN, without view dependence
-        return GaussianScene(*(update for update, _, _ in results)), rows, torch.cat([products, missing])
+        return GaussianScene(*updates), rows, products
 
 
 @dataclass(frozen=True)
-class _Given:
-    """What a step is made of: gradients, old rows of the state, ages, [N, groups] second moments and gains, rates."""
+class Given:
+    """What a step is made of: gradients, old rows of the state, ages, where and when, base rates, constants; whether
+    the compiled library makes it."""
 
     grads: GaussianScene
     rows: Mapping[str, Tensor]
     age: Mapping[str, Tensor]
-    squares: Tensor
-    gains: Tensor
+    scene: GaussianScene
+    context: StepContext
     rates: Mapping[str, Tensor]
     constants: StepConstants
+    fused: bool
 
 
-def _columns(grads: GaussianScene) -> list[tuple[Tensor, Columns]]:
-    """Each parameter, and which of its columns belong to which group."""
-    found, first = [], 0
-    for name, grad in grads.items():
-        slices = group_slices(name, grads.sh.shape[1]).values()
+def _parameters(given: Given) -> list[RuleParameter]:
+    """Each parameter as the compiled library wants it."""
+    found: list[RuleParameter] = []
+    first = 0
+    for name, grad in given.grads.items():
+        slices = group_slices(name, given.grads.sh.shape[1]).values()
         width = math.prod(grad.shape[1:])
-        found.append((grad, Columns(first, [columns.stop or width for columns in slices])))
+        moments = [given.rows[f"{moment}.{name}"] for moment in MOMENTS]
+        ends = [columns.stop or width for columns in slices]
+        found.append(RuleParameter(grad, moments, given.rows[f"squares.{name}"], given.age[name], first, ends))
         first += len(slices)
     return found
 
