@@ -11,11 +11,68 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
+
+import torch
+
+from learn2splat.data.base import PointCloud, SceneData
+from learn2splat.data.sources import load_scene
+from learn2splat.eval.methods import method, pinned
+from learn2splat.eval.protocol import Budgets, measure
+from learn2splat.eval.store import RowStore
+from learn2splat.eval.task import Task, prepare
+from learn2splat.losses import PhotometricLoss
+from learn2splat.meta.tasks import crowded
+from learn2splat.render.auto import auto_renderer
+from learn2splat.render.base import RenderSettings
+from learn2splat.scene_loss import SceneLoss
 
 STEPS = (20, 50, 100, 200, 500)
 REFERENCE = "adam-tuned"
+NEAR = RenderSettings().near
+
+
+@dataclass(frozen=True)
+class Shift:
+    """What a run has that others have not.
+
+    Args:
+        change: of the scene.
+        task: fields of `Task`.
+        near: near plane, world units.
+        background: behind the Gaussians.
+    """
+
+    change: Callable[[SceneData], SceneData] = lambda data: data
+    task: dict[str, Any] = field(default_factory=dict)
+    near: float = NEAR
+    background: tuple[float, float, float] = (0.0, 0.0, 0.0)
+
+
+def four_times(count: int) -> Callable[[SceneData], SceneData]:
+    """Four points in the place of each of ``count``."""
+
+    def crowd(data: SceneData) -> SceneData:
+        assert data.points is not None
+        keep = torch.randperm(len(data.points), generator=torch.Generator().manual_seed(0))[:count]
+        points = PointCloud(data.points.positions_world[keep], data.points.colors[keep])
+        return replace(data, points=crowded(points, 4 * len(points), torch.Generator().manual_seed(0)))
+
+    return crowd
+
+
+def scaled(factor: float) -> Callable[[SceneData], SceneData]:
+    """The same scene in other units of length."""
+
+    def scale(data: SceneData) -> SceneData:
+        poses = data.cameras.cam_from_world.clone()
+        poses[:, :3, 3] *= factor
+        points = data.points and replace(data.points, positions_world=data.points.positions_world * factor)
+        return replace(data, cameras=replace(data.cameras, cam_from_world=poses), points=points)
+
+    return scale
 
 
 def main() -> None:
@@ -26,78 +83,43 @@ def main() -> None:
     parser.add_argument("--max-size", type=int, default=128)
     parser.add_argument("--max-gaussians", type=int, default=2000)
     arguments = parser.parse_args()
-
-    import torch
-
-    from learn2splat.data.base import PointCloud, SceneData
-    from learn2splat.data.sources import load_scene
-    from learn2splat.eval.methods import method, pinned
-    from learn2splat.eval.protocol import Budgets, run_task
-    from learn2splat.eval.store import RowStore
-    from learn2splat.eval.task import Task
-    from learn2splat.meta.tasks import crowded
-    from learn2splat.render.auto import auto_renderer
-    from learn2splat.render.base import RenderSettings
-
-    def thinned(data: SceneData) -> PointCloud:
-        assert data.points is not None
-        keep = torch.randperm(len(data.points), generator=torch.Generator().manual_seed(0))[: arguments.max_gaussians]
-        return PointCloud(data.points.positions_world[keep], data.points.colors[keep])
-
-    def four_times(data: SceneData) -> SceneData:
-        points = thinned(data)
-        return replace(data, points=crowded(points, 4 * len(points), torch.Generator().manual_seed(0)))
-
-    def scaled(factor: float) -> Callable[[SceneData], SceneData]:
-        def scale(data: SceneData) -> SceneData:
-            poses = data.cameras.cam_from_world.clone()
-            poses[:, :3, 3] *= factor
-            points = (
-                None
-                if data.points is None
-                else replace(data.points, positions_world=data.points.positions_world * factor)
-            )
-            return replace(data, cameras=replace(data.cameras, cam_from_world=poses), points=points)
-
-        return scale
-
-    same: Callable[[SceneData], SceneData] = lambda data: data  # noqa: E731
     base = Task("", max_size=arguments.max_size, max_gaussians=arguments.max_gaussians)
-    near = RenderSettings().near
-    shifts: dict[str, tuple[Task, Callable[[SceneData], SceneData], RenderSettings]] = {
-        "none": (base, same, RenderSettings()),
-        "4x Gaussians": (replace(base, max_gaussians=4 * arguments.max_gaussians), four_times, RenderSettings()),
-        "2x resolution": (replace(base, max_size=2 * arguments.max_size), same, RenderSettings()),
-        "random points": (replace(base, init="random"), same, RenderSettings()),
-        "world x 0.01": (base, scaled(0.01), RenderSettings(near=0.01 * near)),
-        "world x 100": (base, scaled(100.0), RenderSettings(near=100 * near)),
+    shifts = {
+        "none": Shift(),
+        "4x Gaussians": Shift(four_times(arguments.max_gaussians), {"max_gaussians": 4 * arguments.max_gaussians}),
+        "2x resolution": Shift(task={"max_size": 2 * arguments.max_size}),
+        "random points": Shift(task={"init": "random"}),
+        "world x 0.01": Shift(scaled(0.01), near=0.01 * NEAR),
+        "world x 100": Shift(scaled(100.0), near=100 * NEAR),
+        "white behind": Shift(background=(1.0, 1.0, 1.0)),
     }
     names = [REFERENCE, *arguments.optimizers.split(",")]
-    store = RowStore(arguments.rows)
-    for label, (task, change, settings) in shifts.items():
+    methods, store, budgets = [pinned(method(name)) for name in names], RowStore(arguments.rows), Budgets(steps=STEPS)
+    for label, shift in shifts.items():
+        renderer = auto_renderer("auto", RenderSettings(near=shift.near))
         for name in arguments.scenes:
-            data = change(load_scene(name, max_size=task.max_size, test_every=task.test_every))
-            shifted = replace(task, scene=f"{label}: {name}")
-            run_task(
-                shifted,
-                [pinned(method(n)) for n in names],
-                Budgets(steps=STEPS),
-                store,
-                auto_renderer("auto", settings),
-                data,
-            )
+            task = replace(base, scene=f"{label}: {name}", **shift.task)
+            missing = [one for one in methods if not store.has(task.key, one.name, budgets.key)]
+            if not missing:
+                continue
+            data = shift.change(load_scene(name, max_size=task.max_size, test_every=task.test_every))
+            start = prepare(task, renderer, data)
+            behind = torch.tensor(shift.background)
+            start = replace(start, loss=SceneLoss(start.loss.data, renderer, PhotometricLoss(), background=behind))
+            for found in measure(start, missing, budgets):
+                store.add(task.key, found.method, budgets.key, found.rows)
             print("measured", label, name, flush=True)
     rows = store.rows()
     print(f"| shift | optimizer | {' | '.join(map(str, STEPS))} | failed |\n|---|---|{'---|' * (len(STEPS) + 1)}")
     for label in shifts:
-        found = {(row.task, row.method, row.step): row for row in rows if f'"{label}: ' in row.task}
-        tasks = {task for task, _, _ in found}
+        by_step = {(row.task, row.method, row.step): row for row in rows if f'"{label}: ' in row.task}
+        tasks = {task for task, _, _ in by_step}
         for name in names[1:]:
             means = [
-                sum(found[t, name, step].psnr - found[t, REFERENCE, step].psnr for t in tasks) / len(tasks)
+                sum(by_step[t, name, step].psnr - by_step[t, REFERENCE, step].psnr for t in tasks) / len(tasks)
                 for step in STEPS
             ]
-            failed = sum(found[t, name, STEPS[-1]].outcome != "ok" for t in tasks)
+            failed = sum(by_step[t, name, STEPS[-1]].outcome != "ok" for t in tasks)
             print(f"| {label} | {name} | {' | '.join(f'{mean:+.2f}' for mean in means)} | {failed} |")
 
 
