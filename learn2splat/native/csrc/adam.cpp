@@ -31,7 +31,7 @@ void expand(const L2sAdamGroup& g, const L2sAdamConstants& c, int64_t first, int
     }
 }
 
-void step(const L2sAdamGroup& g, const L2sAdamConstants& c, int64_t first, int64_t rows, const Block& block) {
+void step(const L2sAdamGroup& g, const L2sAdamConstants c, int64_t first, int64_t rows, const Block& block) {
     const int64_t begin = first * g.width, count = rows * g.width;
     const float *grad = g.grad + begin, *m = g.m + begin, *v = g.v + begin;
     float *m_out = g.m_out + begin, *v_out = g.v_out + begin, *update = g.update + begin;

@@ -15,6 +15,8 @@ constexpr int64_t kBlockRows = 64;
 constexpr int32_t kGroups = L2S_RULE_GROUPS;
 constexpr int32_t kTraits = kGroups + 2;  // size, loudness of each group, visibility
 constexpr int32_t kSums = kTraits + 1;    // and how many have been drawn
+constexpr int32_t kMaxGroups = 2;         // of one parameter
+constexpr int32_t kMaxWidth = 64;
 static_assert(kBlockRows % W == 0, "blocks are whole vectors");
 
 struct Block {
@@ -23,29 +25,50 @@ struct Block {
     alignas(64) float seen[kBlockRows];
 };
 
-// Mean square of each group of columns of `count` rows, the second moment from it, and that without bias.
-void take_squares(const L2sGains& g, const L2sGainParameter& p, Block& block) {
+// Sums over each group's columns of the squared gradient, [groups, kBlockRows], of `count` rows from `first`.
+void sum_squares(const L2sGainParameter& p, int64_t first, int64_t count, float (*sums)[kBlockRows]) {
+    const float* grad = p.grad + first * p.width;
     for (int32_t begin = 0, group = 0; group < p.groups; begin = p.group_ends[group++]) {
-        const int32_t end = p.group_ends[group], index = p.first_group + group;
-        float squares[kBlockRows] = {};
-        if (end - begin > W) {
-            for (int64_t i = 0; i < block.count; ++i) {
-                const float* grad = p.grad + (block.first + i) * p.width;
-                float sum = 0;
-#pragma omp simd reduction(+ : sum)
-                for (int32_t column = begin; column < end; ++column) sum += grad[column] * grad[column];
-                squares[i] = sum;
-            }
-        } else {
-            for (int32_t column = begin; column < end; ++column) {
-                const float* grad = p.grad + block.first * p.width + column;
-                for (int64_t i = 0; i < block.count; ++i) squares[i] += grad[i * p.width] * grad[i * p.width];
+        for (int64_t i = 0; i < count; ++i) {
+            float sum = 0;
+            for (int32_t column = begin; column < p.group_ends[group]; ++column)
+                sum += grad[i * p.width + column] * grad[i * p.width + column];
+            sums[group][i] = sum;
+        }
+    }
+}
+
+// The same where a row is whole vectors.
+void sum_squares_wide(const L2sGainParameter& p, int64_t first, int64_t count, float (*sums)[kBlockRows]) {
+    alignas(64) float belongs[kMaxGroups][kMaxWidth] = {};  // 1 for the group's columns
+    for (int32_t column = 0, group = 0; group < p.groups; ++group)
+        for (; column < p.group_ends[group]; ++column) belongs[group][column] = 1;
+    for (int64_t i = 0; i < count; i += W) {
+        vf totals[kMaxGroups][W] = {};
+        for (int64_t lane = 0; lane < W && i + lane < count; ++lane) {
+            const float* grad = p.grad + (first + i + lane) * p.width;
+            for (int32_t column = 0; column < p.width; column += W) {
+                vf g = load(grad + column), square = g * g;
+                for (int32_t group = 0; group < p.groups; ++group)
+                    totals[group][lane] = fma(square, load(belongs[group] + column), totals[group][lane]);
             }
         }
-        const float share = 1.0f / (end - begin);
+        for (int32_t group = 0; group < p.groups; ++group) store(sums[group] + i, sum_each(totals[group]));
+    }
+}
+
+// Mean square of each group of columns, the second moment from it, and that without bias.
+void take_squares(const L2sGains& g, const L2sGainParameter& p, Block& block) {
+    alignas(64) float sums[kMaxGroups][kBlockRows];
+    if (p.width % W == 0) sum_squares_wide(p, block.first, block.count, sums);
+    else sum_squares(p, block.first, block.count, sums);
+    for (int32_t begin = 0, group = 0; group < p.groups; begin = p.group_ends[group++]) {
+        const int32_t index = p.first_group + group;
+        const float share = 1.0f / (p.group_ends[group] - begin);
         for (int64_t i = 0; i < block.count; ++i) {
             const int64_t row = block.first + i;
-            const float square = first_moment(p.squares[row * p.squares_stride + group], squares[i] * share, g.decay_v);
+            const float old = p.squares[row * p.squares_stride + group];
+            const float square = first_moment(old, sums[group][i] * share, g.decay_v);
             g.squares_out[row * kGroups + index] = square;
             block.values[1 + index][i] = square * correction(g.correct_v, p.ages[row]);
         }
