@@ -153,7 +153,7 @@ def rule_step(
         update, *new = (torch.empty_like(tensor) for tensor in inputs)
         structures[i] = loader.RuleParameter(
             *(tensor.data_ptr() for tensor in (*inputs, *new, update)),
-            *(columns[row].data_ptr() + 4 * first_column for row in range(1 + len(WEIGHTS))),
+            *(columns.data_ptr() + 4 * (row * columns.shape[1] + first_column) for row in range(1 + len(WEIGHTS))),
             squares.data_ptr() + 4 * p.first_group,
             gains.data_ptr() + 4 * p.first_group * rows,
             ages.data_ptr(),

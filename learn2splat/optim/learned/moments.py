@@ -70,13 +70,13 @@ def as_columns(values: Tensor, scene: GaussianScene) -> dict[str, Tensor]:
         scene: gives the widths.
     """
     widths = [math.prod(tensor.shape[1:]) for tensor in scene.tensors()]
-    columns = values[..., _group_of_column(scene.sh.shape[1], values.device)]
+    columns = values[..., group_of_column(scene.sh.shape[1], values.device)]
     return dict(zip(PARAMETERS, columns.split(widths, dim=-1), strict=True))
 
 
 @cache
-def _group_of_column(coefficients: int, device: torch.device) -> Tensor:
-    """Index of the group of each number of a Gaussian, with so many harmonics per channel."""
+def group_of_column(coefficients: int, device: torch.device) -> Tensor:
+    """Index of the group of each number of a Gaussian, with so many harmonics per channel; not to be changed in place."""
     widths = (3, 3, 4, 1, 3, 3 * (coefficients - 1))
     return torch.tensor([group for group, width in enumerate(widths) for _ in range(width)], device=device)
 

@@ -26,6 +26,7 @@ from learn2splat.optim.learned.moments import (
     as_columns,
     as_matrix,
     by_group,
+    group_of_column,
     group_slices,
     join_groups,
     kept,
@@ -187,7 +188,7 @@ class LearnedRule(torch.nn.Module):
             step = self._fused if fused else self._plain
             update, moments, products = step(given, squares, gains)
         rows = moments | split_groups("squares", squares) | {"visibility": visibility} | ages.as_rows(given.age)
-        products = PERSISTENCE_MEMORY * state.shared["products"] + (1 - PERSISTENCE_MEMORY) * products
+        products = state.shared["products"].lerp(products, 1 - PERSISTENCE_MEMORY)
         return update, OptimizerState(rows, {"products": products})
 
     def reindex(self, state: OptimizerState, lineage: Lineage) -> OptimizerState:
@@ -248,7 +249,7 @@ class LearnedRule(torch.nn.Module):
                 rate = torch.ones(1, 1)
             rates.append(rate.expand(1, parameter.width))
         constants = torch.cat([given.constants.factor[None], given.constants.weights]).float()
-        columns = torch.cat(list(as_columns(constants, given.grads).values()), dim=1)
+        columns = constants[:, group_of_column(given.grads.sh.shape[1], constants.device)]
         columns[0] *= torch.cat(rates, dim=1)[0]
         device, decays = columns.device, vars(self.decays)
         corrections = [
