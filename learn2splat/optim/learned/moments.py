@@ -76,7 +76,7 @@ def as_columns(values: Tensor, scene: GaussianScene) -> dict[str, Tensor]:
 
 @cache
 def group_of_column(coefficients: int, device: torch.device) -> Tensor:
-    """Index of the group of each number of a Gaussian, with so many harmonics per channel; not to be changed in place."""
+    """[numbers of a Gaussian] which group each belongs to, with so many harmonics per channel; not to be changed."""
     widths = (3, 3, 4, 1, 3, 3 * (coefficients - 1))
     return torch.tensor([group for group, width in enumerate(widths) for _ in range(width)], device=device)
 
