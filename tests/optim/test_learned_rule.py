@@ -91,6 +91,23 @@ def test_the_compiled_step_equals_the_plain_one(count: int, degree: int) -> None
             torch.testing.assert_close(getattr(two, name).double(), tensor, rtol=2e-5, atol=1e-5 * size)
 
 
+def test_the_number_of_threads_changes_no_bit() -> None:
+    count, rule, threads = 3000, trained(), torch.get_num_threads()
+    scene, found = random_scene(count, dtype=torch.float32), []
+    try:
+        for number in (1, 2, 3):
+            torch.set_num_threads(number)
+            state = rule.init(scene)
+            for step in range(3):
+                grads = random_scene(count, seed=step + 1, dtype=torch.float32)
+                update, state = rule.update(grads, state, scene, context(step, count))
+            found.append([*update.tensors(), *state.rows.values(), *state.shared.values()])
+    finally:
+        torch.set_num_threads(threads)
+    for other in found[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(found[0], other, strict=True))
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_a_step_by_chunks_of_rows_is_the_same_to_the_bit(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
     count, rule, scene, rows = 50, trained(), random_scene(50, dtype=dtype), list[int]()
