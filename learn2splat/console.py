@@ -34,7 +34,7 @@ class ConsoleListener(Listener):
     def __init__(self) -> None:
         self.console = Console()
         self.progress = Progress(
-            TextColumn("[bold]{task.fields[step]:>6}"),
+            TextColumn("[bold]{task.fields[step]:>6,}[/]{task.fields[steps]}"),
             BarColumn(),
             TextColumn("loss {task.fields[loss]:.4f}"),
             TextColumn("[cyan]{task.fields[psnr]:.2f} dB[/]"),
@@ -58,6 +58,7 @@ class ConsoleListener(Listener):
             "",
             total=1.0,
             step=session.rollout.state.step,
+            steps="" if session.config.steps is None else f" / {session.steps:,}",
             loss=math.nan,
             psnr=math.nan,
             speed=0.0,

@@ -75,7 +75,7 @@ class ChunkSource:
                 torch.tensor([view.width for view in views]),
                 torch.tensor([view.height for view in views]),
             ),
-            photos=ClipPhotos(where, encoded, max_size),
+            photos=ClipPhotos(where, encoded, max_size, sum(3 * view.width * view.height for view in views)),
             image_names=tuple(f"{view:04d}.png" for view in range(len(views))),
             points=None,
             train=train,
@@ -91,14 +91,20 @@ class ClipPhotos:
         where: of which clip, for messages.
         encoded: bytes of the V photos.
         max_size: upper bound of the long side in pixels.
+        decoded_bytes: of all photos.
     """
 
-    def __init__(self, where: str, encoded: Sequence[Tensor], max_size: int) -> None:
-        self.where, self.encoded, self.max_size = where, tuple(encoded), max_size
+    def __init__(self, where: str, encoded: Sequence[Tensor], max_size: int, decoded_bytes: int) -> None:
+        self.where, self.encoded, self.max_size, self.decoded_bytes = where, tuple(encoded), max_size, decoded_bytes
         self.key = object()
 
     def __len__(self) -> int:
         return len(self.encoded)
+
+    @property
+    def bytes_to_come(self) -> int:
+        """Most bytes that decoding all views adds to what this process holds."""
+        return min(PIXELS.room_bytes, self.decoded_bytes)
 
     def __getitem__(self, view: int) -> Tensor:
         """The photo of one view, uint8 [H, W, 3]; shared with the cache, so not to be written to."""

@@ -75,6 +75,9 @@ def test_photos_stay_encoded_and_few_are_kept(tmp_path: Path, monkeypatch: pytes
     photos = load_scene(write(tmp_path, clip("a", 9)), test_every=0).photos
     assert [int(photos[view][0, 0, 0]) for view in range(9)] == [10 * view for view in range(9)]
     assert chunks.PIXELS.used_bytes == 2 * 3 * WIDTH * HEIGHT
+    assert photos.bytes_to_come == 0
+    chunks.PIXELS.resize(1000 * 3 * WIDTH * HEIGHT)
+    assert photos.bytes_to_come == len(photos) * 3 * WIDTH * HEIGHT
     assert photos[8] is photos[-1]
 
 
