@@ -52,8 +52,6 @@ INHERITED = ("visibility",)
 TRAIT_UNITS = {"size": 0.3, "loudness": 0.2, "visibility": 0.3}
 """Powers of traits that clearly show."""
 BOUNDS = Bounds(MOST, math.log(MOST_GAIN), TINY_TRAIT)
-HAS_DIRECTION = torch.tensor([[g != LEAN_GROUP or d in ("newest", "shared_scale") for d in DIRECTIONS] for g in GROUPS])
-"""[groups, directions] bool."""
 OPPOSED = 0.8
 """Negative weights may take away this share of what the base and the positive weights add, so that it stays descent."""
 
@@ -111,6 +109,9 @@ class LearnedRule(torch.nn.Module):
         self.weight = torch.nn.Parameter(torch.zeros(len(GROUPS), len(DIRECTIONS), len(knots)))
         self.feedback = torch.nn.Parameter(torch.zeros(len(GROUPS), len(knots)))
         self.power = torch.nn.Parameter(torch.zeros(len(GROUPS), len(TRAITS), len(knots)))
+        self.has_direction: Tensor  # [groups, directions] 1 or 0
+        has = [[group != LEAN_GROUP or name in ("newest", "shared_scale") for name in DIRECTIONS] for group in GROUPS]
+        self.register_buffer("has_direction", torch.tensor(has, dtype=torch.float32), persistent=False)
 
     @property
     def needs(self) -> frozenset[Need]:
@@ -127,7 +128,7 @@ class LearnedRule(torch.nn.Module):
         log_step = hat_functions(context.train_views, self.log_views).to(hats) @ (self.log_step @ hats).T
         if persistence is not None:
             log_step = log_step + (self.feedback @ hats) * persistence.to(log_step)
-        weight = trusted(_descent((self.weight @ hats) * HAS_DIRECTION.to(hats)), context.trust)
+        weight = trusted(_descent((self.weight @ hats) * self.has_direction), context.trust)
         powers = trusted((self.power @ hats).T, context.trust)
         return StepConstants(step_factors(log_step, context.trust), weight.T, powers)
 
@@ -159,7 +160,7 @@ class LearnedRule(torch.nn.Module):
         found += [{"feedback": row_of(self.feedback, row, [0.5] * len(late))} for row in range(len(GROUPS))]
         found += [
             {"weight": row_of(self.weight, (row, column), [0.15] * len(late))}
-            for row, column in HAS_DIRECTION.nonzero().tolist()
+            for row, column in self.has_direction.nonzero().tolist()
         ]
         return found
 
