@@ -184,7 +184,9 @@ class LearnedRule(torch.nn.Module):
         with torch.set_grad_enabled(learning):
             constants = self.constants(context, across / (squared * squared_m).sqrt().clamp_min(TINY))
             rates = base_rates(self.rates, self.schedule, scene, context)
-            given = Given(grads, state.rows, ages.older(state, scene), scene, context, rates, constants, fused)
+            age = ages.older(state, scene)
+            parameters = _parameters(grads, state.rows, age) if fused else []
+            given = Given(grads, state.rows, age, scene, context, rates, constants, parameters)
             squares, visibility, gains = self.gains(given)
             step = self._fused if fused else self._plain
             update, moments, products = step(given, squares, gains)
@@ -204,10 +206,10 @@ class LearnedRule(torch.nn.Module):
         """
         context, powers, decay = given.context, given.constants.powers, self.decays.v
         assert context.pixel_footprint_world is not None
-        if given.fused:
+        if given.parameters:
             correct_v = ages.corrections(decay, 1.0, torch.float32, powers.device)
             return rule_gains(
-                _parameters(given),
+                given.parameters,
                 given.scene.log_scales,
                 context.pixel_footprint_world,
                 given.rows["visibility"],
@@ -243,8 +245,8 @@ class LearnedRule(torch.nn.Module):
 
     def _fused(self, given: Given, squares: Tensor, gains: Tensor) -> tuple[GaussianScene, dict[str, Tensor], Tensor]:
         """The same in the compiled library."""
-        parameters, rates = _parameters(given), []
-        for parameter, rate in zip(parameters, given.rates.values(), strict=True):
+        rates = []
+        for parameter, rate in zip(given.parameters, given.rates.values(), strict=True):
             if rate.shape[0] != 1:  # one per Gaussian
                 gains[parameter.first_group] *= rate[:, 0]
                 rate = torch.ones(1, 1)
@@ -257,7 +259,9 @@ class LearnedRule(torch.nn.Module):
             ages.corrections(decays[moment], 0.5 if moment.startswith("v") else 1.0, torch.float32, device)
             for moment in MOMENTS
         ]
-        updates, moments, products = rule_step(parameters, columns, squares, gains, decays, self.damping, corrections)
+        updates, moments, products = rule_step(
+            given.parameters, columns, squares, gains, decays, self.damping, corrections
+        )
         rows = {
             f"{moment}.{name}": tensor
             for (name, _), new in zip(given.grads.items(), moments, strict=True)
@@ -268,8 +272,8 @@ class LearnedRule(torch.nn.Module):
 
 @dataclass(frozen=True)
 class Given:
-    """What a step is made of: gradients, old rows of the state, ages, where and when, base rates, constants; whether
-    the compiled library makes it."""
+    """What a step is made of: gradients, old rows of the state, ages, where and when, base rates, constants; and the
+    parameters as the compiled library wants them, or none where torch makes the step."""
 
     grads: GaussianScene
     rows: Mapping[str, Tensor]
@@ -278,19 +282,19 @@ class Given:
     context: StepContext
     rates: Mapping[str, Tensor]
     constants: StepConstants
-    fused: bool
+    parameters: Sequence[RuleParameter]
 
 
-def _parameters(given: Given) -> list[RuleParameter]:
+def _parameters(grads: GaussianScene, rows: Mapping[str, Tensor], age: Mapping[str, Tensor]) -> list[RuleParameter]:
     """Each parameter as the compiled library wants it."""
     found: list[RuleParameter] = []
     first = 0
-    for name, grad in given.grads.items():
-        slices = group_slices(name, given.grads.sh.shape[1]).values()
+    for name, grad in grads.items():
+        slices = group_slices(name, grads.sh.shape[1]).values()
         width = math.prod(grad.shape[1:])
-        moments = [given.rows[f"{moment}.{name}"] for moment in MOMENTS]
+        moments = [rows[f"{moment}.{name}"] for moment in MOMENTS]
         ends = [columns.stop or width for columns in slices]
-        found.append(RuleParameter(grad, moments, given.rows[f"squares.{name}"], given.age[name], first, ends))
+        found.append(RuleParameter(grad, moments, rows[f"squares.{name}"], age[name], first, ends))
         first += len(slices)
     return found
 
