@@ -59,7 +59,7 @@ def main() -> None:
     torch.set_num_threads(1)
     sizes = [(5_000, 1, 256, 256), (20_000, 1, 256, 256)]
     if not arguments.quick:
-        sizes += [(20_000, 8, 256, 256), (100_000, 1, 512, 320)]
+        sizes += [(20_000, 8, 256, 256), (100_000, 1, 512, 320), (100_000, 8, 512, 320)]
     results = {}
     for size in sizes:
         case = Case(*size)

@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -22,7 +21,7 @@ from learn2splat.implicit import Curvature, ExactHessian, GaussNewton, InnerProb
 from learn2splat.memory import peak_memory_mb
 from learn2splat.scene.gaussians import GaussianScene
 from learn2splat.scene.matrix import as_matrix
-from tests.test_implicit import CONTEXT, exact_loss, fast_loss, held_out, precision, solver, start
+from tests.test_implicit import CONTEXT, exact_loss, fast_loss, held_out, precision, solver, start, tuned_adam
 
 
 def gradient(scale: float, curvature: Curvature, steps: int) -> tuple[Tensor, float, int]:
@@ -50,7 +49,7 @@ def memory(counts: list[int]) -> None:
     print("steps  peak memory (MB)")
     anchor, weights = (s.to(dtype=torch.float32) for s in (start()[1], precision(1.0)))
     for steps in counts:
-        free = replace(Solver(), first_steps=steps, last_steps=0)
+        free = Solver(tuned_adam(), first_steps=steps, last_steps=0)
         optimum(anchor.map(lambda t: t.requires_grad_()), weights, InnerProblem(fast_loss(), CONTEXT), free)
         print(f"{steps:5d}  {peak_memory_mb():.1f}", flush=True)
 

@@ -27,7 +27,8 @@ class Evidence:
 
     Args:
         views: [N] how many views see a Gaussian, (sum c)^2 / sum c^2 of its contributions c to them; 0 without any.
-        features: [N, `learn2splat.predict.uncertainty.FEATURES`], free of the scale of the world and of the loss.
+        features: [N, `learn2splat.predict.uncertainty.FEATURES`], free of the scale of the world and of the loss; the
+            second half is the mean of the first over the Gaussians, as scenes differ in what may move at all.
         curvature: mean of diag(J^T B J) over the Gaussians, one number per entry of `GROUPS`.
     """
 
@@ -51,18 +52,24 @@ def evidence(scene_loss: SceneLoss, residuals: Residuals, scene: GaussianScene, 
     own = torch.stack([part.mean(dim=1) for part in by_group(diagonal)], dim=1)
     own[:, GROUPS.index("quats")] = own[:, GROUPS.index("log_scales")]  # round Gaussians have none in their rotation
     curvature = own.mean(dim=0).clamp_min(TINY)
-    seen = _contributions(scene_loss, scene, views)
+    seen, wrong = _contributions(scene_loss, scene, views)
     total, squares = seen.sum(dim=0), seen.square().sum(dim=0)
     effective = torch.where(squares > 0, total.square() / squares.clamp_min(TINY), 0.0)
+    error = wrong.sum(dim=0) / total.clamp_min(TINY)
+    apart = (wrong / seen.clamp_min(TINY) - error).square()
+    dissent = ((seen * apart).sum(dim=0) / total.clamp_min(TINY)).sqrt()
     footprint = pixel_footprint_world(
         scene.means, scene_loss.cameras.take(list(views)), scene_loss.renderer.settings.near
     )
     sizes = scene.log_scales.mean(dim=1) - footprint.log()
     longest = scene.log_scales.amax(dim=1) - scene.log_scales.mean(dim=1)
-    known = [effective / 3, 1 / (1 + effective), sizes, longest, scene.logit_opacities / 3, total.log1p()]
+    looks = [sizes, longest, scene.logit_opacities / 3, total.log1p()]
+    known = [effective / 3, 1 / (1 + effective), *looks, 10 * error, 10 * dissent]
     relative = (own / curvature + 1e-3).log() / 3
     agreement = _agreement(scene_loss, scene, views)
-    return Evidence(effective, torch.cat([torch.stack(known, dim=1), relative, agreement], dim=1), curvature)
+    own_features = torch.cat([torch.stack(known, dim=1), relative, agreement], dim=1)
+    of_scene = own_features.mean(dim=0).expand_as(own_features)
+    return Evidence(effective, torch.cat([own_features, of_scene], dim=1), curvature)
 
 
 def predicted_proximal(
@@ -77,15 +84,19 @@ def predicted_proximal(
     return Proximal(scene, precision)
 
 
-def _contributions(scene_loss: SceneLoss, scene: GaussianScene, views: Sequence[int]) -> Tensor:
-    """[V, N] sum of blending weights in pixels."""
+def _contributions(scene_loss: SceneLoss, scene: GaussianScene, views: Sequence[int]) -> tuple[Tensor, Tensor]:
+    """[V, N] sums over pixels of a Gaussian's blending weights, and of these times the absolute error (0..1) there."""
     plain = replace(scene, sh=torch.zeros_like(scene.sh[:, :1]))  # grey: no colour is clamped
     rows = []
     for view in views:
         cameras = scene_loss.cameras.take([view])
-        output, pullback = scene_loss.renderer.linearise(plain, cameras)
-        rows.append(pullback(torch.ones_like(output.image)).scene.sh[:, 0].mean(dim=-1) / SH_C0)
-    return torch.stack(rows)
+        image = scene_loss.renderer.render(scene, cameras, background=scene_loss.background).image
+        error = (scene_loss.masked(image, [view]) - scene_loss.photos([view])).abs().mean(dim=-1, keepdim=True)
+        _, pullback = scene_loss.renderer.linearise(plain, cameras)
+        sums = [pullback(weights.expand_as(image)).scene.sh[:, 0] for weights in (torch.ones_like(error), error)]
+        rows.append(torch.stack(sums).mean(dim=-1) / SH_C0)
+    weights, errors = torch.stack(rows, dim=1)
+    return weights, errors
 
 
 def _agreement(scene_loss: SceneLoss, scene: GaussianScene, views: Sequence[int]) -> Tensor:

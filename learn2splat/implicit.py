@@ -23,10 +23,8 @@ import torch
 from torch import Tensor
 
 from learn2splat import pcg
-from learn2splat.optim.adam import Adam
 from learn2splat.optim.base import SceneOptimizer, StepContext, apply_update, to_device
 from learn2splat.optim.lm import LevenbergMarquardt
-from learn2splat.optim.rates import GroupRates, PowerDecay
 from learn2splat.proximal import Proximal, ProximalModel
 from learn2splat.residuals import Residuals, SquaredError
 from learn2splat.scene.footprint import pixel_footprint_world
@@ -117,12 +115,6 @@ class Report:
     pcg: pcg.Solution | None = None
 
 
-def fast_adam() -> Adam:
-    """Adam with pixels as the unit of positions and large, falling steps: for a few first steps."""
-    rates = GroupRates(1.54e-2, 3.5e-3, 1e-3, 1.5e-2, 3.5e-3, 3.6e-4, "footprint")
-    return Adam(rates, PowerDecay(scale=40.0, warm=28.0, power=0.54), beta1=0.8, damping=0.34)
-
-
 def polish() -> LevenbergMarquardt:
     """Levenberg-Marquardt that goes all the way: damping may fall to nothing, and systems are solved well."""
     return LevenbergMarquardt(least_damping=1e-6, memory=0.0, iterations=20, tolerance=1e-2)
@@ -133,7 +125,7 @@ class Solver:
     """How the optimum is found, and how its cotangents are pulled back.
 
     Args:
-        first: takes the first steps.
+        first: takes the first steps, for example `adam-tuned`.
         first_steps: how many.
         last: takes steps until the point is stationary; its steps must be made from `StepContext.model`.
         last_steps: how many at most.
@@ -144,7 +136,7 @@ class Solver:
         solved: relative residual beyond which cotangents are scaled down.
     """
 
-    first: SceneOptimizer = field(default_factory=fast_adam)
+    first: SceneOptimizer
     first_steps: int = 20
     last: SceneOptimizer = field(default_factory=polish)
     last_steps: int = 30
@@ -194,7 +186,7 @@ def stationarity(problem: InnerProblem, proximal: Proximal, scene: GaussianScene
 
 
 def optimum(
-    anchor: GaussianScene, precision: GaussianScene, problem: InnerProblem, solver: Solver = Solver()
+    anchor: GaussianScene, precision: GaussianScene, problem: InnerProblem, solver: Solver
 ) -> tuple[GaussianScene, Report]:
     """The layer: the optimum, differentiable by autograd (once) in ``anchor`` and ``precision``.
 

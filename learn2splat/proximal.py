@@ -57,13 +57,16 @@ class ProximalModel:
     """
 
     def __init__(self, model: QuadraticModel, proximal: Proximal, scene: GaussianScene) -> None:
-        self._model, self._proximal = model, proximal
+        self._model, self._proximal, self._scene = model, proximal, scene
         self.value = model.value + proximal.value(scene)
         self._pull = proximal.gradient(scene)
 
     @property
     def gradient(self) -> GaussianScene:
         return self._model.gradient.map(torch.add, self._pull)
+
+    def sampled(self, share: float, generator: torch.Generator) -> ProximalModel:
+        return ProximalModel(self._model.sampled(share, generator), self._proximal, self._scene)
 
     def product(self, direction: GaussianScene) -> GaussianScene:
         pulled = direction.map(torch.mul, self._proximal.precision)

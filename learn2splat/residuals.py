@@ -2,6 +2,8 @@
 
 Around an image C0 the model of a loss f is f(C0) + g^T d + d^T B d / 2 with d = C - C0, g the gradient of f at C0 and B
 positive semidefinite. Images are [V, H, W, 3]; losses are means over pixels and channels of a view, and over views.
+A loss may be estimated from some of the pixels: residuals are then weighted by an importance [V, H, W, 1] >= 0 whose
+expected value is 1, so that value, slope and curvature are expected to be those of the whole.
 """
 
 from __future__ import annotations
@@ -38,6 +40,11 @@ class ImageModel(Protocol):
         """[V, H, W, 3]: the part of B that is diagonal."""
         ...
 
+    @property
+    def used(self) -> Tensor | None:
+        """[V, H, W] bool: the pixels whose change matters; None: all."""
+        ...
+
     def product(self, change: Tensor) -> Tensor:
         """B d."""
         ...
@@ -46,11 +53,11 @@ class ImageModel(Protocol):
 class Residuals(Protocol):
     """A loss of images that has a quadratic model."""
 
-    def model(self, image: Tensor, target: Tensor) -> ImageModel:
+    def model(self, image: Tensor, target: Tensor, importance: Tensor | None = None) -> ImageModel:
         """The model at ``image``."""
         ...
 
-    def value(self, image: Tensor, target: Tensor) -> float:
+    def value(self, image: Tensor, target: Tensor, importance: Tensor | None = None) -> float:
         """The loss alone."""
         ...
 
@@ -62,6 +69,7 @@ class DiagonalModel:
     value: float
     gradient: Tensor
     weights: Tensor
+    used: Tensor | None = None
 
     def product(self, change: Tensor) -> Tensor:
         return self.weights * change
@@ -70,12 +78,16 @@ class DiagonalModel:
 class SquaredError:
     """Half the mean of the squared differences: B is exact."""
 
-    def model(self, image: Tensor, target: Tensor) -> DiagonalModel:
-        difference, share = image - target, 1.0 / image.numel()
-        return DiagonalModel(self.value(image, target), share * difference, torch.full_like(image, share))
+    def model(self, image: Tensor, target: Tensor, importance: Tensor | None = None) -> DiagonalModel:
+        weights = torch.full_like(image, 1.0 / image.numel())
+        if importance is not None:
+            weights = importance * weights
+        used = None if importance is None else importance[..., 0] > 0
+        return DiagonalModel(self.value(image, target, importance), weights * (image - target), weights, used)
 
-    def value(self, image: Tensor, target: Tensor) -> float:
-        return 0.5 * float((image - target).square().mean(dtype=torch.float64))
+    def value(self, image: Tensor, target: Tensor, importance: Tensor | None = None) -> float:
+        squares = (image - target).square()
+        return 0.5 * float((squares if importance is None else importance * squares).mean(dtype=torch.float64))
 
 
 class MaskedModel:
@@ -88,6 +100,7 @@ class MaskedModel:
 
     def __init__(self, model: ImageModel, used: Tensor) -> None:
         self._model, self._hidden = model, ~used[..., None]
+        self.used = used if model.used is None else used & model.used
         self.value, self.gradient = model.value, self._masked(model.gradient)
         self.weights = self._masked(model.weights)
 
@@ -110,29 +123,42 @@ class RootPhotometric:
     def __init__(self, loss: PhotometricLoss) -> None:
         self._loss = loss
 
-    def value(self, image: Tensor, target: Tensor) -> float:
-        return self._loss(image, target).loss
+    def value(self, image: Tensor, target: Tensor, importance: Tensor | None = None) -> float:
+        if importance is None:
+            return self._loss(image, target).loss
+        return self.model(image, target, importance).value
 
-    def model(self, image: Tensor, target: Tensor) -> RootPhotometricModel:
-        return RootPhotometricModel(self._loss, image, target.to(image))
+    def model(self, image: Tensor, target: Tensor, importance: Tensor | None = None) -> RootPhotometricModel:
+        return RootPhotometricModel(self._loss, image, target.to(image), importance)
 
 
 class RootPhotometricModel:
     """The `ImageModel` of `RootPhotometric`; ``weights`` hold only its L1 part."""
 
-    def __init__(self, loss: PhotometricLoss, image: Tensor, target: Tensor) -> None:
-        terms, share, w = loss(image, target), 1.0 / image.numel(), loss.ssim_weight
-        self.value, self.gradient = terms.loss, terms.image_gradient
-        self.weights = (1 - w) * share / (image - target).abs().clamp_min(LEAST_DIFFERENCE)
-        self._similar = None if w == 0 else _SimilarityDerivative(image, target)
+    def __init__(self, loss: PhotometricLoss, image: Tensor, target: Tensor, importance: Tensor | None = None) -> None:
+        difference = image - target
+        of_pixel = (torch.ones_like(image[..., :1]) if importance is None else importance) / image.numel()
+        absolute, unlike = (1 - loss.ssim_weight) * of_pixel, loss.ssim_weight * _planes(of_pixel)
+        self.weights = absolute / difference.abs().clamp_min(LEAST_DIFFERENCE)
+        self._similar = None if loss.ssim_weight == 0 else _SimilarityDerivative(image, target)
         if self._similar is not None:
-            self._importance = w * share / (1 - self._similar.map).clamp_min(LEAST_DISSIMILARITY)
+            self._curvature = unlike / (1 - self._similar.map).clamp_min(LEAST_DISSIMILARITY)
+        if importance is None:
+            terms = loss(image, target)
+            self.value, self.gradient, self.used = terms.loss, terms.image_gradient, None
+            return
+        self.value = float((absolute * difference.abs()).sum(dtype=torch.float64))
+        self.gradient, self.used = absolute * difference.sign(), importance[..., 0] > 0
+        if self._similar is not None:
+            self.value += float((unlike * (1 - self._similar.map)).sum(dtype=torch.float64))
+            self.gradient = self.gradient - self._similar.pull_back(unlike.expand_as(self._similar.map))
+            self.used = blur(_planes(importance))[:, 0] > 0  # the SSIM of a pixel looks at its neighbourhood
 
     def product(self, change: Tensor) -> Tensor:
         diagonal = self.weights * change
         if self._similar is None:
             return diagonal
-        return diagonal + self._similar.pull_back(self._importance * self._similar.push_forward(change))
+        return diagonal + self._similar.pull_back(self._curvature * self._similar.push_forward(change))
 
 
 class _SimilarityDerivative:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import copy
+import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cached_property
 
 import torch
@@ -10,7 +13,7 @@ from torch import Tensor
 
 from learn2splat.losses import PhotometricLoss
 from learn2splat.optim.base import Need
-from learn2splat.render.jacobian import Jacobian
+from learn2splat.render.jacobian import TILE, Jacobian
 from learn2splat.residuals import ImageModel, MaskedModel, Residuals, RootPhotometric, SquaredError
 from learn2splat.scene.gaussians import GaussianScene
 from learn2splat.scene_loss import SceneLoss
@@ -44,12 +47,24 @@ class SceneModel:
             jacobian = scene_loss.renderer.jacobian(
                 scene, cameras, background=scene_loss.background, sh_degree=sh_degree
             )
-            image = scene_loss.masked(jacobian.output.image, chosen)
-            model: ImageModel = residuals.model(image, scene_loss.photos(chosen))
-            used = scene_loss.used(chosen)
-            if used is not None:
-                model = MaskedModel(model, used)
-            self._parts.append(_Part(chosen, len(chosen) / len(views), jacobian, model))
+            self._parts.append(self._part(chosen, len(chosen) / len(views), jacobian, None))
+
+    def _part(self, views: list[int], share: float, jacobian: Jacobian, importance: Tensor | None) -> _Part:
+        image = self._loss.masked(jacobian.output.image, views)
+        model: ImageModel = self._residuals.model(image, self._loss.photos(views), importance)
+        used = self._loss.used(views)
+        return _Part(views, share, jacobian, model if used is None else MaskedModel(model, used), importance)
+
+    def sampled(self, share: float, generator: torch.Generator) -> SceneModel:
+        if share == 1:
+            return self
+        other = copy.copy(self)
+        vars(other).pop("gradient", None)  # it was this one's
+        other._parts = [
+            self._part(part.views, part.share, part.jacobian, drawn_tiles(part.jacobian.output.alpha, share, generator))
+            for part in self._parts
+        ]
+        return other
 
     @property
     def value(self) -> float:
@@ -61,7 +76,7 @@ class SceneModel:
 
     def product(self, direction: GaussianScene) -> GaussianScene:
         def of(part: _Part) -> GaussianScene:
-            change = part.jacobian.push_forward(direction)
+            change = part.jacobian.push_forward(direction, part.model.used)
             return part.jacobian.pull_back(part.share * part.model.product(change))
 
         return self._sum([of(part) for part in self._parts])
@@ -82,7 +97,7 @@ class SceneModel:
                     scene, cameras, background=self._loss.background, sh_degree=self._sh_degree
                 ).image
             image = self._loss.masked(image, part.views)
-            total += part.share * self._residuals.value(image, self._loss.photos(part.views))
+            total += part.share * self._residuals.value(image, self._loss.photos(part.views), part.importance)
         return total
 
     @staticmethod
@@ -90,11 +105,36 @@ class SceneModel:
         return parts[0] if len(parts) == 1 else parts[0].map(lambda *terms: sum(terms[1:], terms[0]), *parts[1:])
 
 
+@dataclass(frozen=True)
 class _Part:
-    """Views of one size."""
+    """Views of one size; ``importance`` is None where all pixels count alike."""
 
-    def __init__(self, views: list[int], share: float, jacobian: Jacobian, model: ImageModel) -> None:
-        self.views, self.share, self.jacobian, self.model = views, share, jacobian, model
+    views: list[int]
+    share: float
+    jacobian: Jacobian
+    model: ImageModel
+    importance: Tensor | None
+
+
+def drawn_tiles(like: Tensor, share: float, generator: torch.Generator) -> Tensor:
+    """[V, H, W, 1] weights of a random ``share`` of the square tiles of all views, at least one; others weigh nothing.
+
+    Each tile is as likely as any other and its weight the inverse of that: every pixel is expected to weigh 1. Whole
+    tiles are drawn because a rasteriser can leave out those without any weight.
+
+    Args:
+        like: [V, H, W].
+        share: in (0, 1].
+        generator: source of all randomness.
+    """
+    views, height, width = like.shape
+    down, across = math.ceil(height / TILE), math.ceil(width / TILE)
+    count = views * down * across
+    drawn = max(1, round(share * count))
+    weights = torch.zeros(count)
+    weights[torch.randperm(count, generator=generator)[:drawn]] = count / drawn
+    pixels = weights.view(views, down, across).repeat_interleave(TILE, dim=1).repeat_interleave(TILE, dim=2)
+    return pixels[:, :height, :width, None].to(like)
 
 
 def scene_model(

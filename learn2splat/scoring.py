@@ -19,7 +19,8 @@ from learn2splat.eval.task import Task
 from learn2splat.eval.workers import kept_scene
 from learn2splat.evidence import predicted_proximal
 from learn2splat.losses import PhotometricLoss
-from learn2splat.meta.contexts import ContextRanges, PointTasks, PredictedTasks, refinement
+from learn2splat.meta.contexts import ContextRanges, PredictedTasks, refinement
+from learn2splat.meta.estimator import Ranges
 from learn2splat.meta.learner import roll_out
 from learn2splat.meta.life import begin
 from learn2splat.meta.tasks import Task as MetaTask
@@ -168,7 +169,7 @@ class UncertaintyScore:
 
     def __init__(
         self,
-        ranges: PointTasks,
+        ranges: Ranges[MetaTask],
         optimizer: SceneOptimizer,
         steps: Sequence[int],
         config: DictConfig,

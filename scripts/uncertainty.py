@@ -2,9 +2,10 @@
 
     python scripts/uncertainty.py outputs/meta/implicit/uncertainty --rows uncertainty.jsonl --scenes 10
 
-Four runs per procedural scene, from the same points: with and without precisions, on clean photos and with a patch of
-one context photo replaced. Runs that are in the file are not made again. Printed: held-out PSNR against steps, what is
-lost after the peak, what is lost by the patch, and the rank correlation of precision with the number of views.
+Four runs per procedural scene: with and without precisions from the same initial scene, on clean photos and with a
+patch of one context photo replaced after the prediction. Runs that are in the file are not made again.
+Printed: held-out PSNR against steps, what is lost after the peak, what is lost by the patch, and the rank correlation
+of precision with the number of views.
 """
 
 from __future__ import annotations
@@ -12,7 +13,6 @@ from __future__ import annotations
 import argparse
 import json
 import math
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from learn2splat.config import build, compose
 from learn2splat.data.sources import load_scene
 from learn2splat.evidence import evidence
 from learn2splat.losses import PhotometricLoss
-from learn2splat.meta.contexts import PointTasks
+from learn2splat.meta.estimator import Ranges
 from learn2splat.meta.tasks import Task
 from learn2splat.optim.learned.pretrained import UNCERTAINTY, load_pretrained
 from learn2splat.predict.uncertainty import GROUPS, UncertaintyHead
@@ -42,12 +42,14 @@ def correlations(head: UncertaintyHead, score: UncertaintyScore, task: Task) -> 
     return [float(spearmanr(column[drawn], -seen.views[drawn]).statistic) for column in precision.unbind(dim=1)]
 
 
-def measured(head: UncertaintyHead, score: UncertaintyScore, ranges: PointTasks, name: str) -> dict[str, Any]:
+def measured(
+    head: UncertaintyHead, score: UncertaintyScore, ranges: dict[str, Ranges[Task]], name: str
+) -> dict[str, Any]:
     """One row."""
     data = load_scene(name, test_every=0)
     row: dict[str, Any] = {"scene": name}
-    for which, share in (("clean", 0.0), ("corrupted", 1.0)):
-        task = replace(ranges, share_corrupted=share).draw(data, torch.Generator().manual_seed(0))
+    for which, tasks in ranges.items():
+        task = tasks.draw(data, torch.Generator().manual_seed(0))
         row |= {f"{which}/off": score.curve(None, task), f"{which}/on": score.curve(head, task)}
         row["gaussians"] = len(task.initial)
         if which == "clean":
@@ -91,14 +93,19 @@ def main() -> None:
     steps = [int(step) for step in arguments.steps.split(",")]
     config = compose("meta_train", ["experiment=implicit", *arguments.overrides])
     config.score.steps = steps
+    ranges = {}
+    for which, share in (("clean", 0.0), ("corrupted", 1.0)):
+        config.ranges.share_corrupted = share
+        ranges[which] = build(config.ranges)
     score = build(config.score, config=config.validation, renderer=config.renderer)
     head = load_pretrained(arguments.head, UNCERTAINTY)
     assert isinstance(head, UncertaintyHead)
     rows = [json.loads(line) for line in arguments.rows.read_text().splitlines()] if arguments.rows.exists() else []
     for seed in range(arguments.first_seed, arguments.first_seed + arguments.scenes):
-        name = f"procedural:seed={seed},views={config.validation.views},width={config.validation.width}"
+        made = config.validation
+        name = f"procedural:seed={seed},views={made.views},width={made.width}{made.spec}"
         if name not in {row["scene"] for row in rows}:
-            rows.append(measured(head, score, score.ranges, name))
+            rows.append(measured(head, score, ranges, name))
             with arguments.rows.open("a") as stream:
                 stream.write(json.dumps(rows[-1]) + "\n")
     print(summary(rows, steps))

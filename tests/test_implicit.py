@@ -10,11 +10,12 @@ import torch
 from torch import Tensor
 
 from learn2splat import native
+from learn2splat.config import build, compose
 from learn2splat.data.base import SceneData
-from learn2splat.implicit import ExactHessian, GaussNewton, InnerProblem, Solver, fast_adam, optimum, stationarity
+from learn2splat.implicit import ExactHessian, GaussNewton, InnerProblem, Solver, optimum, stationarity
 from learn2splat.losses import PhotometricLoss
 from learn2splat.memory import peak_memory_mb
-from learn2splat.optim.base import Need, OptimizerState, StepContext
+from learn2splat.optim.base import Need, OptimizerState, SceneOptimizer, StepContext
 from learn2splat.proximal import Proximal
 from learn2splat.render.cpu import CpuRenderer
 from learn2splat.render.reference import ReferenceRenderer
@@ -50,6 +51,12 @@ class Chord:
 
     def reindex(self, state: OptimizerState, lineage: Lineage) -> OptimizerState:
         return state
+
+
+@cache
+def tuned_adam() -> SceneOptimizer:
+    built: SceneOptimizer = build(compose("optimize", ["optimizer=adam-tuned"]).optimizer)
+    return built
 
 
 @cache
@@ -181,13 +188,15 @@ def test_it_is_the_limit_of_unrolled_differentiation() -> None:
 def test_much_precision_keeps_the_anchor_and_none_leaves_plain_optimisation() -> None:
     """D5."""
     anchor = start()[1].to(dtype=torch.float32)
-    problem, few = InnerProblem(fast_loss(), CONTEXT), Solver(first_steps=5, last_steps=5)
-    held, _ = optimum(anchor, precision(1e6).to(dtype=torch.float32), problem, Solver(first_steps=0, last_steps=5))
+    problem, few = InnerProblem(fast_loss(), CONTEXT), Solver(tuned_adam(), first_steps=5, last_steps=5)
+    held, _ = optimum(
+        anchor, precision(1e6).to(dtype=torch.float32), problem, Solver(tuned_adam(), first_steps=0, last_steps=5)
+    )
     for name, tensor in held.items():
         torch.testing.assert_close(tensor, getattr(anchor, name), rtol=0, atol=1e-4)
     none = anchor.map(lambda t: torch.full_like(t, 1e-30))
     free, _ = optimum(anchor, none, problem, replace(few, last_steps=0))
-    scene, adam = anchor, fast_adam()
+    scene, adam = anchor, tuned_adam()
     state = adam.init(scene)
     loss = problem.scene_loss
 
@@ -206,7 +215,9 @@ def test_memory_does_not_depend_on_the_number_of_steps() -> None:
     anchor, weights = (s.to(dtype=torch.float32).map(Tensor.requires_grad_) for s in (start()[1], precision(1.0)))
     sizes, peaks = [], []
     for steps in (10, 100, 1000):
-        scene, _ = optimum(anchor, weights, InnerProblem(fast_loss(), CONTEXT), Solver(first_steps=steps, last_steps=0))
+        scene, _ = optimum(
+            anchor, weights, InnerProblem(fast_loss(), CONTEXT), Solver(tuned_adam(), first_steps=steps, last_steps=0)
+        )
         node = scene.means.grad_fn
         assert node is not None
         sizes.append(sum(t.numel() * t.element_size() for t in node.saved_tensors))  # type: ignore[attr-defined]
@@ -221,7 +232,9 @@ def test_a_point_that_is_not_stationary_counts_little() -> None:
     anchor, weights = (s.to(dtype=torch.float32).map(Tensor.requires_grad_) for s in (start()[1], precision(1.0)))
     problem, found = InnerProblem(fast_loss(), CONTEXT), []
     for last in (0, 30):
-        scene, report = optimum(anchor, weights, problem, Solver(first_steps=2, last_steps=last, stationary=1e-2))
+        scene, report = optimum(
+            anchor, weights, problem, Solver(tuned_adam(), first_steps=2, last_steps=last, stationary=1e-2)
+        )
         proximal = Proximal(anchor.detach(), weights.detach())
         assert report.stationarity == pytest.approx(stationarity(problem, proximal, scene.detach()), rel=1e-3)
         assert report.weight == pytest.approx(min(1.0, 1e-2 / report.stationarity) ** 2)
@@ -237,4 +250,4 @@ def test_a_point_that_is_not_stationary_counts_little() -> None:
 def test_a_precision_that_is_not_positive_is_refused() -> None:
     anchor = start()[1]
     with pytest.raises(ValueError, match="precision must be positive"):
-        optimum(anchor, anchor.map(torch.zeros_like), InnerProblem(exact_loss(), CONTEXT))
+        optimum(anchor, anchor.map(torch.zeros_like), InnerProblem(exact_loss(), CONTEXT), Solver(tuned_adam()))

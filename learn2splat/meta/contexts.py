@@ -14,7 +14,6 @@ from learn2splat.meta.tasks import Task
 from learn2splat.predict.base import Initialiser
 from learn2splat.predict.views import predicted
 from learn2splat.scene.gaussians import GaussianScene
-from learn2splat.scene.initialise import initial_scene
 
 
 @dataclass(frozen=True)
@@ -62,54 +61,25 @@ class PredictedTasks:
     Args:
         contexts: their views.
         initialiser: of their Gaussians.
+        share_corrupted: how often one context view is, after the prediction, no longer what the others show.
     """
 
-    def __init__(self, contexts: ContextRanges, initialiser: Initialiser) -> None:
-        self.contexts, self.initialiser = contexts, initialiser
+    def __init__(self, contexts: ContextRanges, initialiser: Initialiser, share_corrupted: float = 0.0) -> None:
+        self.contexts, self.initialiser, self.share_corrupted = contexts, initialiser, share_corrupted
 
     def draw(self, scene: SceneData, generator: torch.Generator) -> Task:
         """A task whose held-out views are the targets."""
         data = self.contexts.draw(scene, generator)
         found = predicted(data, data.train, self.initialiser)
-        return refinement(data, found.scene, int(torch.randint(2**31, (), generator=generator)), found.features)
+        seed = int(torch.randint(2**31, (), generator=generator))
+        if self.share_corrupted and float(torch.rand((), generator=generator)) < self.share_corrupted:
+            data = corrupted(data, data.train[seed % len(data.train)], seed)
+        return refinement(data, found.scene, seed, found.features)
 
 
 def refinement(data: SceneData, predicted: GaussianScene, seed: int, features: Tensor | None = None) -> Task:
     """The task to go on from ``predicted`` with the views that an initialiser was shown, all of them at every step."""
     return Task(data, predicted, torch.zeros(3), batch_views=len(data.train), seed=seed, features=features)
-
-
-@dataclass(frozen=True)
-class PointTasks:
-    """Tasks that begin at sparse points, or at random ones where there are none.
-
-    Args:
-        contexts: their views.
-        gaussians: most of them.
-        sh_degree: of their harmonics.
-        share_corrupted: how often one context view is not what the others show.
-    """
-
-    contexts: ContextRanges
-    gaussians: int = 500
-    sh_degree: int = 1
-    share_corrupted: float = 0.0
-
-    def draw(self, scene: SceneData, generator: torch.Generator) -> Task:
-        """A task whose held-out views are the targets."""
-        data = self.contexts.draw(scene, generator)
-        seed = int(torch.randint(2**31, (), generator=generator))
-        if float(torch.rand((), generator=generator)) < self.share_corrupted:
-            data = corrupted(data, data.train[seed % len(data.train)], seed)
-        initial = initial_scene(
-            data,
-            data.train,
-            sh_degree=self.sh_degree,
-            random_count=self.gaussians,
-            max_gaussians=self.gaussians,
-            seed=seed,
-        )
-        return refinement(data, initial, seed)
 
 
 PATCH = 0.5

@@ -259,7 +259,7 @@ def _typed(handle: ctypes.CDLL) -> ctypes.CDLL:
         "l2s_peak_flops": (c_double, []),
         "l2s_render": (c_void_p, [POINTER(Scene), POINTER(CameraBatch), POINTER(Settings), POINTER(Images), c_int32]),
         "l2s_pull_back": (c_int32, [c_void_p, POINTER(Scene), POINTER(Cotangents), POINTER(Gradients), c_int32]),
-        "l2s_push_forward": (c_int32, [c_void_p, POINTER(Scene), POINTER(Tangent), POINTER(Images), c_int32]),
+        "l2s_push_forward": (c_int32, [c_void_p, POINTER(Scene), POINTER(Tangent), POINTER(Images), c_int32, c_void_p]),
         "l2s_curvature": (c_int32, [c_void_p, POINTER(Scene), c_void_p, POINTER(Curvature), c_int32]),
         "l2s_statistics": (None, [c_void_p, POINTER(Statistics)]),
         "l2s_free": (None, [c_void_p]),

@@ -72,6 +72,13 @@ class QuadraticModel(Protocol):
         """g, its derivative by the raw parameters."""
         ...
 
+    def sampled(self, share: float, generator: torch.Generator) -> QuadraticModel:
+        """An unbiased estimate of this model from a random ``share`` in (0, 1] of the pixels, the same in all it gives.
+
+        With share 1 it is this model.
+        """
+        ...
+
     def product(self, direction: GaussianScene) -> GaussianScene:
         """H v."""
         ...

@@ -48,6 +48,7 @@ class LevenbergMarquardt:
         least_damping: it never falls below.
         memory: in [0, 1): of D, per step.
         floor: share of a parameter's mean curvature that is added to D.
+        pixels: share of the batch's pixels, drawn anew for each step, that it is made from.
         iterations: products with H per step.
         tolerance: relative residual at which to solve no further.
         preconditioner: "blocks" of a Gaussian's mean, scales and quaternion, or just the "diagonal".
@@ -60,6 +61,7 @@ class LevenbergMarquardt:
         least_damping: float = 0.1,
         memory: float = 0.9,
         floor: float = 0.1,
+        pixels: float = 1.0,
         iterations: int = 8,
         tolerance: float = 5e-2,
         preconditioner: Literal["diagonal", "blocks"] = "blocks",
@@ -70,12 +72,14 @@ class LevenbergMarquardt:
             raise ValueError(f"preconditioner is {preconditioner!r}; it must be 'diagonal' or 'blocks'")
         if not 0.0 <= memory < 1.0:
             raise ValueError(f"memory is {memory}; it must lie in [0, 1)")
+        if not 0.0 < pixels <= 1.0:
+            raise ValueError(f"pixels is {pixels}; it must lie in (0, 1]")
         positive = {"damping": damping, "least_damping": least_damping, "floor": floor, "iterations": iterations}
         for name, value in positive.items():
             if not value > 0:
                 raise ValueError(f"{name} is {value}; it must be positive")
         self.residuals, self.preconditioner, self.memory, self.floor = residuals, preconditioner, memory, floor
-        self.damping, self.least_damping = damping, least_damping
+        self.damping, self.least_damping, self.pixels = damping, least_damping, pixels
         self.iterations, self.tolerance = iterations, tolerance
 
     @property
@@ -92,6 +96,7 @@ class LevenbergMarquardt:
         model = context.model
         if model is None:
             raise ValueError("Levenberg-Marquardt needs StepContext.model")
+        model = model.sampled(self.pixels, torch.Generator().manual_seed(context.step))
         damping = float(state.shared["damping"])
         diagonal, blocks = (model.diagonal(), None) if self.preconditioner == "diagonal" else model.blocks()
         curvature = from_rows("curvature", state).map(lambda old, new: torch.maximum(self.memory * old, new), diagonal)

@@ -12,7 +12,7 @@ from learn2splat.scene.gaussians import GaussianScene
 
 GROUPS = ("means", "log_scales", "quats", "logit_opacities", "sh0", "shN")
 """Groups of parameters that share one precision in a Gaussian."""
-FEATURES = 6 + 2 * len(GROUPS)
+FEATURES = 2 * (8 + 2 * len(GROUPS))
 """Numbers per Gaussian that it is predicted from (`learn2splat.evidence.Evidence.features`)."""
 LEAST = 1e-2
 """Floor of a precision, in units of its group's mean curvature: far below it optima are neither found nor

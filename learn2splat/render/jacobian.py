@@ -22,6 +22,8 @@ from learn2splat.scene.matrix import as_matrix
 
 BLOCK_SIDE = 10
 """Parameters in a Gaussian's curvature block: mean, log-scales and quaternion."""
+TILE = 16
+"""Side in pixels of the squares of a picture that the CPU rasteriser leaves out where nothing in them is wanted."""
 DIFFERENCE_STEP = 1e-3
 """Largest change of a raw parameter in the step of `DifferenceJacobian`, in that parameter's unit."""
 DIAGONAL_SAMPLES = 16
@@ -39,8 +41,11 @@ class Jacobian(Protocol):
     output: RenderOutput
     """The pictures at the scene where J was taken."""
 
-    def push_forward(self, direction: GaussianScene) -> Tensor:
-        """J v: [V, H, W, 3], the change of the pictures per unit of ``direction``."""
+    def push_forward(self, direction: GaussianScene, wanted: Tensor | None = None) -> Tensor:
+        """J v: [V, H, W, 3], the change of the pictures per unit of ``direction``.
+
+        Only the ``wanted`` [V, H, W] pixels need be right, by default all; others may be zero.
+        """
         ...
 
     def pull_back(self, image: Tensor) -> GaussianScene:
@@ -70,7 +75,7 @@ class AutogradJacobian:
         with torch.no_grad():
             self.output = render(self._scene)
 
-    def push_forward(self, direction: GaussianScene) -> Tensor:
+    def push_forward(self, direction: GaussianScene, wanted: Tensor | None = None) -> Tensor:
         with forward_ad.dual_level(), torch.no_grad():
             moved = self._render(self._scene.map(forward_ad.make_dual, direction)).image
             tangent = forward_ad.unpack_dual(moved).tangent
@@ -124,7 +129,7 @@ class DifferenceJacobian:
             output.image.detach(), output.alpha.detach(), None if depth is None else depth.detach(), output.radii_px
         )
 
-    def push_forward(self, direction: GaussianScene) -> Tensor:
+    def push_forward(self, direction: GaussianScene, wanted: Tensor | None = None) -> Tensor:
         size = max(float(tensor.abs().max()) for tensor in direction.tensors())
         if size == 0.0:
             return torch.zeros_like(self.output.image)

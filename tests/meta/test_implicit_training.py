@@ -10,23 +10,26 @@ import torch
 from learn2splat import native
 from learn2splat.config import build, compose
 from learn2splat.implicit import Solver
-from learn2splat.meta.contexts import ContextRanges, PointTasks, corrupted
+from learn2splat.meta.contexts import ContextRanges, PredictedTasks, corrupted
 from learn2splat.meta.estimator import TaskSource
 from learn2splat.meta.implicit import ImplicitEstimator
 from learn2splat.meta.settings import TrainSettings
 from learn2splat.meta.train import MetaTrainer
+from learn2splat.optim.adam import Adam
+from learn2splat.predict.base import Prediction
 from learn2splat.predict.uncertainty import UncertaintyHead
 from learn2splat.render.cpu import CpuRenderer
-from tests.test_rollout import capture
+from tests.test_rollout import capture, start_scene
 
 needs_library = pytest.mark.skipif(native.library() is None, reason=f"no compiled library: {native.why_missing()}")
-RANGES = PointTasks(ContextRanges(views=(2, 2), targets=2, long_side=(16, 24)), gaussians=12, share_corrupted=0.5)
+CONTEXTS = ContextRanges(views=(2, 2), targets=2, long_side=(16, 24))
+RANGES = PredictedTasks(CONTEXTS, lambda images, cameras: Prediction(start_scene()), share_corrupted=0.5)
 SETTINGS = TrainSettings(meta_steps=4, samples=1, validate_every=2, checkpoint_seconds=1e9, lr=1e-2, warm_up=1)
 
 
 def training(folder: Path) -> MetaTrainer:
     torch.manual_seed(0)
-    solver = Solver(first_steps=3, last_steps=3, stationary=1.0)
+    solver = Solver(Adam(), first_steps=3, last_steps=3, stationary=1.0)
     estimator = ImplicitEstimator(TaskSource([capture()], RANGES), CpuRenderer(), solver)
     return MetaTrainer(UncertaintyHead(width=8), estimator, SETTINGS, folder, lambda _: 0.0)
 

@@ -33,6 +33,9 @@ class Bowl:
         diagonal = as_matrix(self.curvature).flatten()
         return torch.diag(diagonal) + torch.outer(diagonal.sqrt(), diagonal.sqrt()) / 100
 
+    def sampled(self, share: float, generator: torch.Generator) -> Bowl:
+        return self
+
     def product(self, direction: GaussianScene) -> GaussianScene:
         v, diagonal = as_matrix(direction), as_matrix(self.curvature)
         roots = diagonal.sqrt() / 10

@@ -85,7 +85,13 @@ def test_a_step_that_raises_the_loss_is_not_taken_and_the_damping_rises() -> Non
 
 
 def test_bad_settings_are_refused_by_name() -> None:
-    for setting in ({"residuals": "none"}, {"preconditioner": "ilu"}, {"memory": 1.0}, {"damping": 0.0}):
+    for setting in (
+        {"pixels": 0.0},
+        {"residuals": "none"},
+        {"preconditioner": "ilu"},
+        {"memory": 1.0},
+        {"damping": 0.0},
+    ):
         with pytest.raises(ValueError, match=next(iter(setting))):
             LevenbergMarquardt(**setting)  # type: ignore[arg-type]
 
@@ -128,10 +134,12 @@ def losses(optimizer: SceneOptimizer, steps: int) -> list[float]:
 
 @pytest.mark.parametrize("residuals", ["photometric", "squared"])
 def test_a_step_is_worth_more_than_one_of_adam(residuals: str) -> None:
+    """From a part of the pixels, too."""
     adam = Adam(GroupRates(means=0.5, means_unit="footprint"), PowerDecay(scale=5.0))
-    before, after = losses(LevenbergMarquardt(residuals=residuals), 10)
-    assert after < 0.5 * before
-    assert after < losses(adam, 10)[1]
+    for pixels in (1.0, 0.6):
+        before, after = losses(LevenbergMarquardt(residuals=residuals, pixels=pixels), 10)
+        assert after < 0.5 * before
+        assert after < losses(adam, 10)[1]
 
 
 def test_curvature_is_remembered() -> None:

@@ -11,7 +11,7 @@ from learn2splat.cameras import Cameras
 from learn2splat.render import jacobian
 from learn2splat.render.base import Renderer
 from learn2splat.render.cpu import CpuRenderer
-from learn2splat.render.jacobian import BLOCK_SIDE, AutogradJacobian, DifferenceJacobian
+from learn2splat.render.jacobian import BLOCK_SIDE, TILE, AutogradJacobian, DifferenceJacobian
 from learn2splat.render.reference import ReferenceRenderer
 from learn2splat.scene.gaussians import GaussianScene
 from learn2splat.scene.matrix import as_matrix
@@ -176,3 +176,20 @@ def test_a_changed_scene_and_a_wrong_shape_are_refused() -> None:
     scene.means.add_(1.0)
     with pytest.raises(RuntimeError, match="changed in place"):
         linear.push_forward(scene)
+
+
+@needs_library
+def test_what_is_not_wanted_is_left_out_and_the_rest_is_the_same_to_the_bit() -> None:
+    scene, cameras = smooth_scene().to(dtype=torch.float32), ring_cameras(2, 40, 36, dtype=torch.float32)
+    linear = CpuRenderer().jacobian(scene, cameras)
+    tiles = torch.rand(2, 3, 3, generator=torch.Generator().manual_seed(0)) < 0.4
+    wanted = tiles.repeat_interleave(TILE, dim=1).repeat_interleave(TILE, dim=2)[:, :36, :40]
+    whole, part, u = (
+        linear.push_forward(direction(scene)),
+        linear.push_forward(direction(scene), wanted),
+        picture(cameras),
+    )
+    assert torch.equal(part, whole * wanted[..., None])
+    for product in (linear.pull_back, lambda u: linear.diagonal(u.square())):
+        inside, outside = product(u * wanted[..., None]), product(u * ~wanted[..., None])
+        torch.testing.assert_close(as_matrix(inside) + as_matrix(outside), as_matrix(product(u)), rtol=1e-4, atol=1e-3)

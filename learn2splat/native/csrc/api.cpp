@@ -84,9 +84,9 @@ int32_t l2s_pull_back(L2sRendering* r, const L2sScene* scene, const L2sCotangent
 }
 
 int32_t l2s_push_forward(L2sRendering* r, const L2sScene* scene, const L2sTangent* tangent, const L2sImages* out,
-                         int32_t threads) try {
+                         int32_t threads, const uint8_t* wanted) try {
     push_forward_parameters(*r, *scene, *tangent, threads);
-    push_forward_tiles(*r, *out, threads);
+    push_forward_tiles(*r, *out, threads, wanted);
     return 0;
 } catch (const std::bad_alloc&) {
     return 1;

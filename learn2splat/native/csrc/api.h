@@ -95,9 +95,10 @@ L2S_PUBLIC int32_t l2s_pull_back(L2sRendering*, const L2sScene*, const L2sCotang
 
 // Derivative of a rendering along `tangent`, into image, alpha and, for a rendering with depth, depth; radii are not
 // written. Sorting, culling and stops are those of the rendering, so that l2s_pull_back is the exact transpose.
-// Arguments, result and repetition as for l2s_pull_back.
+// `wanted` [V, tiles down, tiles across] (optional) names the tiles of 16 x 16 pixels that are not left at zero.
+// Other arguments, result and repetition as for l2s_pull_back.
 L2S_PUBLIC int32_t l2s_push_forward(L2sRendering*, const L2sScene*, const L2sTangent* tangent, const L2sImages*,
-                                    int32_t threads);
+                                    int32_t threads, const uint8_t* wanted);
 
 // J^T W J of the image; weights [V, H, W, 3] are the diagonal of W, optional: 1. Otherwise as l2s_pull_back.
 L2S_PUBLIC int32_t l2s_curvature(L2sRendering*, const L2sScene*, const float* weights, const L2sCurvature*,

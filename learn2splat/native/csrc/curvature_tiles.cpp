@@ -21,7 +21,7 @@ struct Moments {
         const float* transmittance = r.transmittance.data() + tile.index * kTilePixels;
         const int32_t* last = r.last.data() + tile.index * kTilePixels;
         int furthest = furthest_entry(r, tile);
-        if (furthest < 0) return furthest;
+        if (furthest < 0 || (weights && !any_nonzero(r, tile, weights))) return -1;
         BlockPlane planes[3];
         for (int y = 0; weights && y < tile.height; ++y)
             load_colors(weights + 3 * tile.pixel(r, 0, y), tile.width, y, planes[0], planes[1], planes[2]);

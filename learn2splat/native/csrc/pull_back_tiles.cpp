@@ -23,7 +23,8 @@ struct Gradient {
         const float* transmittance = r.transmittance.data() + tile.index * kTilePixels;
         const int32_t* last = r.last.data() + tile.index * kTilePixels;
         int furthest = furthest_entry(r, tile);
-        if (furthest < 0) return furthest;
+        bool only_image = !cotangents.alpha && !cotangents.depth;
+        if (furthest < 0 || (only_image && !any_nonzero(r, tile, cotangents.image))) return -1;
         BlockPlane red, green, blue, alpha = {}, depth = {};
         for (int y = 0; y < tile.height; ++y) {
             int64_t pixel = tile.pixel(r, 0, y);

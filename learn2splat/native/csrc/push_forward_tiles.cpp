@@ -101,7 +101,7 @@ void push_tile(const L2sRendering& r, Workspace& w, const Tile& tile, const L2sI
 
 }  // namespace
 
-void push_forward_tiles(const L2sRendering& r, const L2sImages& out, int threads) {
+void push_forward_tiles(const L2sRendering& r, const L2sImages& out, int threads, const uint8_t* wanted) {
     int64_t tiles = (int64_t)r.views * r.tiles();
 #pragma omp parallel num_threads(threads) if (threads > 1)
     {
@@ -110,7 +110,8 @@ void push_forward_tiles(const L2sRendering& r, const L2sImages& out, int threads
 #pragma omp for schedule(dynamic, 1)
         for (int64_t index = 0; index < tiles; ++index) {
             Tile tile(r, index);
-            if (out.depth) push_tile<true>(r, workspace, tile, out);
+            if (wanted && !wanted[index]) TileImages{}.write(r, tile, 0.0f, out);
+            else if (out.depth) push_tile<true>(r, workspace, tile, out);
             else push_tile<false>(r, workspace, tile, out);
         }
     }

@@ -143,7 +143,7 @@ void blend(L2sRendering& r, const L2sImages& out, int threads);
 void pull_back_tiles(L2sRendering& r, const L2sCotangents& cotangents, int threads);
 void pull_back_parameters(const L2sRendering& r, const L2sScene& scene, const L2sGradients& out, int threads);
 void push_forward_parameters(L2sRendering& r, const L2sScene& scene, const L2sTangent& tangent, int threads);
-void push_forward_tiles(const L2sRendering& r, const L2sImages& out, int threads);
+void push_forward_tiles(const L2sRendering& r, const L2sImages& out, int threads, const uint8_t* wanted);
 void curvature_tiles(L2sRendering& r, const float* weights, int threads);
 void curvature_parameters(const L2sRendering& r, const L2sScene& scene, const L2sCurvature& out, int threads);
 

@@ -32,6 +32,16 @@ inline int furthest_entry(const L2sRendering& r, const Tile& tile) {
     return furthest;
 }
 
+// Whether any of the tile's pixels in an image of three channels is not zero; if none is, a sweep would add nothing.
+inline bool any_nonzero(const L2sRendering& r, const Tile& tile, const float* image) {
+    for (int y = 0; y < tile.height; ++y) {
+        const float* row = image + 3 * tile.pixel(r, 0, y);
+        for (int i = 0; i < 3 * tile.width; ++i)
+            if (row[i] != 0.0f) return true;
+    }
+    return false;
+}
+
 template <class Policy>
 struct Sweep {
     using Row = typename Policy::Row;

@@ -23,7 +23,7 @@ from learn2splat.render.base import (
     RenderSettings,
     SceneGradients,
 )
-from learn2splat.render.jacobian import BLOCK_SIDE, Jacobian
+from learn2splat.render.jacobian import BLOCK_SIDE, TILE, Jacobian
 from learn2splat.scene.gaussians import GaussianScene
 
 
@@ -163,8 +163,8 @@ class Rendering:
         per_view = tuple(GaussianScene(*view) for view in zip(*stacked, strict=True)) if stacked else None
         return SceneGradients(total, means2d_px, squares, per_view)
 
-    def push_forward(self, direction: GaussianScene) -> Tensor:
-        """J v [V, H, W, 3]; may be called any number of times."""
+    def push_forward(self, direction: GaussianScene, wanted: Tensor | None = None) -> Tensor:
+        """J v [V, H, W, 3], zero in tiles without ``wanted`` pixels; may be called any number of times."""
         self._check_unchanged()
         for name, tensor in self._dense.items():
             if getattr(direction, name).shape != tensor.shape:
@@ -176,8 +176,9 @@ class Rendering:
         tangent = loader.Tangent(*map(_address, given))
         image, alpha = torch.empty(*self._shape, 3), torch.empty(self._shape)
         images = loader.Images(_address(image), _address(alpha), None, None)
+        tiles = None if wanted is None else _tiles(wanted)
         if self._library.l2s_push_forward(
-            self._handle, byref(self._c_scene), byref(tangent), byref(images), self._threads
+            self._handle, byref(self._c_scene), byref(tangent), byref(images), self._threads, _address(tiles)
         ):
             raise MemoryError(f"derivative of {self._shape[0]} views by {len(self._dense)} Gaussians")
         return image
@@ -214,8 +215,8 @@ class _CpuJacobian:
     def __init__(self, output: RenderOutput, rendering: Rendering) -> None:
         self.output, self._rendering = output, rendering
 
-    def push_forward(self, direction: GaussianScene) -> Tensor:
-        return self._rendering.push_forward(direction)
+    def push_forward(self, direction: GaussianScene, wanted: Tensor | None = None) -> Tensor:
+        return self._rendering.push_forward(direction, wanted)
 
     def pull_back(self, image: Tensor) -> GaussianScene:
         return self._rendering.pull_back(image).scene
@@ -259,6 +260,12 @@ def _dense(tensor: Tensor) -> Tensor:
             "`.to('cpu', torch.float32)`, or use ReferenceRenderer for float64"
         )
     return tensor.detach().contiguous()
+
+
+def _tiles(wanted: Tensor) -> Tensor:
+    """[V, tiles down, tiles across] uint8: tiles with any ``wanted`` [V, H, W] pixel."""
+    pixels = wanted.to(torch.float32)[:, None]
+    return torch.nn.functional.max_pool2d(pixels, TILE, ceil_mode=True)[:, 0].to(torch.uint8).contiguous()
 
 
 def _versions(tensors: tuple[Tensor, ...]) -> list[int]:
