@@ -12,7 +12,6 @@ from omegaconf import DictConfig
 
 from learn2splat.config import build
 from learn2splat.data.base import SceneData
-from learn2splat.data.sources import load_scene
 from learn2splat.eval.protocol import Budgets, Method, run_task
 from learn2splat.eval.store import RowStore
 from learn2splat.eval.task import Task
@@ -204,4 +203,4 @@ class UncertaintyScore:
 def _scenes(config: DictConfig) -> Iterator[tuple[SceneData, torch.Generator]]:
     """The scenes of a configuration, each with a generator of its own."""
     for number, name in enumerate(scene_names(config)):
-        yield load_scene(name, max_size=config.max_size, test_every=0), torch.Generator().manual_seed(number)
+        yield kept_scene(name, config.max_size, 0), torch.Generator().manual_seed(number)

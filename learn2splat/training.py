@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Sequence
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +29,13 @@ from learn2splat.run_folder import command, shareable_yaml
 from learn2splat.scoring import scene_names
 
 
+@cache
+def _loaded(name: str, max_size: int) -> SceneData:
+    return load_scene(name, max_size=max_size, test_every=0)
+
+
 class Scenes(Sequence[SceneData]):
-    """Captures and procedural scenes, loaded when first asked for.
+    """Captures and procedural scenes, loaded when first asked for; several trainings in one process share them.
 
     Args:
         names: what `load_scene` understands.
@@ -40,17 +45,16 @@ class Scenes(Sequence[SceneData]):
     def __init__(self, names: Sequence[str], max_size: int) -> None:
         if not names:
             raise UserError("no scenes to train on: give data.procedural or data.captures")
-        self.names = list(names)
-        self._load = lru_cache(maxsize=None)(lambda name: load_scene(name, max_size=max_size, test_every=0))
+        self.names, self.max_size = list(names), max_size
 
     def __len__(self) -> int:
         return len(self.names)
 
     def __getitem__(self, index: Any) -> Any:
-        return self._load(self.names[index])
+        return _loaded(self.names[index], self.max_size)
 
     def __iter__(self) -> Iterator[SceneData]:
-        return map(self._load, self.names)
+        return (_loaded(name, self.max_size) for name in self.names)
 
 
 def shares(data: DictConfig) -> list[float]:

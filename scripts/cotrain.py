@@ -1,7 +1,7 @@
 """An initialiser and a learned optimizer, trained for each other in turn.
 
-    python scripts/cotrain.py --initialiser outputs/meta/predict/initialiser --out outputs/meta/cotrain --rounds 2 \\
-        --both data.procedural=40 --of-initialiser train.meta_steps=100 --of-optimizer train.meta_steps=100
+    python scripts/cotrain.py --out outputs/meta/cotrain --rounds 2 --both data.procedural=40 \\
+        --of-initialiser train.meta_steps=100 --of-optimizer train.meta_steps=100
 
 In each round the initialiser is trained for what the optimizer makes of its Gaussians (experiment=foresight), and then
 the optimizer for where the initialiser begins (experiment=refine). Rounds that are through are not repeated; one that
@@ -21,7 +21,7 @@ from learn2splat.training import meta_train
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--initialiser", required=True, help="folder to begin with")
+    parser.add_argument("--initialiser", default="compact", help="name or folder to begin with")
     parser.add_argument("--optimizer", default="learned-rule", help="name or folder to begin with")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--rounds", type=int, default=2)

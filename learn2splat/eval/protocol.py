@@ -22,6 +22,7 @@ from learn2splat.eval.metrics import evaluate, means
 from learn2splat.eval.store import Row, RowStore
 from learn2splat.eval.task import Start, Task, prepare
 from learn2splat.optim.base import Need, SceneOptimizer
+from learn2splat.proximal import Proximal
 from learn2splat.render.base import Renderer
 from learn2splat.rollout import Rollout
 from learn2splat.rollout_state import OutcomeKind, RolloutState, StepRecord
@@ -45,6 +46,7 @@ class Method:
         digest: changes whenever the method does (configuration, weights).
         average: whether the averaged scene is its output.
         guard: whether it is guarded, with probe views where views are few (see `Rollout`).
+        hold: the pull towards the initial scene that is added to the loss, if any.
     """
 
     name: str
@@ -52,6 +54,7 @@ class Method:
     digest: str
     average: bool = True
     guard: bool = False
+    hold: Callable[[Start], Proximal] | None = None
 
 
 @dataclass(frozen=True)
@@ -206,7 +209,8 @@ def _begin(method: Method, start: Start, budgets: Budgets) -> _Run:
     sampler = RandomViews(start.loss.data.cameras, train, start.task.batch_views, start.task.seed)
     state = RolloutState.start(start.scene, optimizer, method.average, features=start.features)
     horizon = max(budgets.steps, default=None)
-    rollout = Rollout(start.loss, train, optimizer, sampler, state, horizon, probe, method.guard)
+    hold = None if method.hold is None else method.hold(start)
+    rollout = Rollout(start.loss, train, optimizer, sampler, state, horizon, probe, method.guard, proximal=hold)
     seconds = math.inf if budgets.steps else max(budgets.seconds)
     records = rollout.run(sys.maxsize if horizon is None else horizon, time_budget=seconds)
     loss = SQUARED_ERROR if Need.SQUARED_ERROR_MODEL in optimizer.needs else PHOTOMETRIC

@@ -36,9 +36,10 @@ class Credit(Protocol):
 class Anchors:
     """MetaGrad: mean held-out loss, and mean of its gradients, at every ``stride``-th scene of the refinement.
 
-    The gradients are by the raw parameters, the space in which the optimizer steps. The first anchor is ``stride``
-    steps away from the prediction: how good that is on its own is not asked here. A refinement shorter than the stride
-    has its last scene as single anchor. Steps after the last anchor would say nothing and are not made.
+    Each of these is what a run that ended there would give, the running average. The gradients are by the raw
+    parameters, the space in which the optimizer steps. The first anchor is ``stride`` steps away from the prediction:
+    how good that is on its own is not asked here. A refinement shorter than the stride has its last scene as single
+    anchor. Steps after the last anchor would say nothing and are not made.
 
     Args:
         stride: steps between anchors.
@@ -56,7 +57,7 @@ class Anchors:
         for mark in marks:
             if not roll_out(life, mark - life.step):
                 return None
-            judged = on.gradient(life.rollout.state.scene, held)
+            judged = on.gradient(life.rollout.state.output, held)
             loss += judged.loss / len(marks)
             grads = judged.grads if grads is None else grads.map(torch.add, judged.grads)
         assert grads is not None
@@ -70,7 +71,7 @@ class Displacement:
         rollout, before = life.rollout, life.rollout.state.scene
         if not roll_out(life, steps):
             return None
-        after = rollout.state.scene
+        after = rollout.state.output
         return rollout.scene_loss.value(after, life.held), before.map(torch.sub, after)
 
 

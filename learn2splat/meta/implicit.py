@@ -10,9 +10,12 @@ from learn2splat.evidence import evidence
 from learn2splat.implicit import InnerProblem, Report, Solver, optimum
 from learn2splat.losses import PhotometricLoss
 from learn2splat.meta.estimator import Memoryless, TaskSource
+from learn2splat.meta.feedforward import Judgement
+from learn2splat.meta.life import Life
 from learn2splat.meta.tasks import Task
 from learn2splat.predict.uncertainty import UncertaintyHead
 from learn2splat.render.base import Renderer
+from learn2splat.scene.gaussians import GaussianScene
 from learn2splat.scene_loss import SceneLoss
 from learn2splat.scene_model import SceneModel
 
@@ -62,6 +65,35 @@ class ImplicitEstimator(Memoryless):
         share = 1 / (samples * judge.value)
         torch.autograd.backward(scene.tensors(), [share * grad for grad in judge.gradient.tensors()])
         return math.log(judge.value), report
+
+
+class Optimum:
+    """Training of initialisers through optima: the derivative, by the prediction, of the held-out loss at the optimum.
+
+    A `learn2splat.meta.foresight.Credit` that needs neither the optimizer of the life nor a number of steps.
+
+    Args:
+        head: predicts how strongly the optimum is pulled to the prediction; it is not trained here.
+        solver: of the inner problem and of its adjoint.
+    """
+
+    def __init__(self, head: UncertaintyHead, solver: Solver = Solver()) -> None:
+        self.head, self.solver = head, solver
+
+    def __call__(self, life: Life, steps: int) -> Judgement | None:
+        on, anchor = life.rollout.scene_loss, life.rollout.state.scene.map(lambda t: t.clone().requires_grad_())
+        problem = InnerProblem(on, life.rollout.train)
+        seen = evidence(on, problem.residuals, anchor, life.rollout.train)
+        with torch.no_grad():
+            precision = self.head(seen.features, seen.curvature).scene(anchor)
+        with torch.enable_grad():
+            scene, _ = optimum(anchor, precision, problem, self.solver)
+        judged = on.gradient(scene.detach(), life.held)
+        if not math.isfinite(judged.loss):
+            return None
+        return judged.loss, GaussianScene(
+            *torch.autograd.grad(scene.tensors(), anchor.tensors(), judged.grads.tensors())
+        )
 
 
 def _mean(values: list[float]) -> float:

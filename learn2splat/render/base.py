@@ -222,6 +222,7 @@ def autograd_pullback(
         grads = torch.autograd.grad(outputs, inputs, cotangents, retain_graph=keep, allow_unused=True)
         return [torch.zeros_like(leaf) if grad is None else grad for leaf, grad in zip(inputs, grads, strict=True)]
 
+    @torch.enable_grad()  # without it, the views that are taken out of a batch would have no graph
     def pullback(
         image: Tensor,
         alpha: Tensor | None = None,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import sqlite3
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,11 +19,12 @@ from learn2splat.eval.protocol import Budgets, Method, run_task
 from learn2splat.eval.protocol import measure as run
 from learn2splat.eval.statistics import differences, guard_use, markdown, oracle, per_scene, summarise, win_rate
 from learn2splat.eval.store import Row, RowStore
-from learn2splat.eval.task import Task, prepare
+from learn2splat.eval.task import Start, Task, prepare
 from learn2splat.optim.adam import Adam
 from learn2splat.optim.base import OptimizerState, SceneOptimizer, StepContext
 from learn2splat.optim.learned.rule import LearnedRule
 from learn2splat.optim.rates import GroupRates, PowerDecay
+from learn2splat.proximal import Proximal
 from learn2splat.render.reference import ReferenceRenderer
 from learn2splat.scene.gaussians import GaussianScene
 from tests.test_rollout import capture
@@ -148,6 +150,20 @@ def test_a_guarded_method_is_another_row_that_tells_how_often_it_acted() -> None
     assert "acted in 1 of 1 runs, 1.0 times" in guard_use(rows, "bad+guard")
     guarded = method_of("adam+guard")
     assert (guarded.name, guarded.guard, guarded.digest) == ("adam+guard", True, method_of("adam").digest)
+
+
+def test_a_pull_to_the_initial_scene_of_no_strength_changes_nothing_and_a_strong_one_does() -> None:
+    def held(strength: float) -> Method:
+        def hold(start: Start) -> Proximal:
+            return Proximal(start.scene, start.scene.map(lambda tensor: torch.full_like(tensor, strength)))
+
+        return replace(method(f"held {strength}", 10.0), hold=hold)
+
+    rows = measure(RowStore(":memory:"), method("free", 10.0), held(0.0), held(1.0))
+    psnr = {name: [row.psnr for row in rows if row.method == name] for name in ("free", "held 0.0", "held 1.0")}
+    assert psnr["free"] == psnr["held 0.0"]
+    assert psnr["free"][0] == psnr["held 1.0"][0]
+    assert abs(psnr["held 1.0"][-1] - psnr["free"][0]) < abs(psnr["free"][-1] - psnr["free"][0])
 
 
 def test_rows_of_an_earlier_version_are_read(tmp_path: Path) -> None:

@@ -7,12 +7,16 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch.nn.functional import cosine_similarity
 
+from learn2splat import native
 from learn2splat.config import compose
+from learn2splat.implicit import Solver
 from learn2splat.meta.contexts import ContextRanges, refinement
 from learn2splat.meta.estimator import TaskSource
 from learn2splat.meta.feedforward import TargetEstimator
 from learn2splat.meta.foresight import Anchors, Credit, Displacement, ForesightEstimator
+from learn2splat.meta.implicit import Optimum
 from learn2splat.meta.life import begin
 from learn2splat.meta.settings import TrainSettings
 from learn2splat.meta.train import MetaTrainer
@@ -23,6 +27,9 @@ from learn2splat.optim.rates import GroupRates, PositionDecay
 from learn2splat.optim.sgd import Sgd
 from learn2splat.optim.wrapped import Wrapped
 from learn2splat.predict.compact import CompactInitialiser
+from learn2splat.predict.uncertainty import UncertaintyHead
+from learn2splat.render.base import Renderer
+from learn2splat.render.cpu import CpuRenderer
 from learn2splat.render.reference import ReferenceRenderer
 from learn2splat.scene.gaussians import GaussianScene
 from learn2splat.scoring import ForesightScore, PredictionScore
@@ -44,8 +51,9 @@ def foresight(
     credit: Credit = Anchors(3),
     steps: tuple[int, int] = (8, 8),
     now: float = 0.0,
+    renderer: Renderer = ReferenceRenderer(),
 ) -> ForesightEstimator:
-    return ForesightEstimator(tasks(), ReferenceRenderer(), inner, credit, steps, horizon=20, now=now)
+    return ForesightEstimator(tasks(), renderer, inner, credit, steps, horizon=20, now=now)
 
 
 def gradient(estimator: TargetEstimator, net: CompactInitialiser) -> tuple[float, dict[str, torch.Tensor]]:
@@ -68,7 +76,7 @@ def by_hand(credit_steps: list[int], net: CompactInitialiser) -> tuple[float, di
     for step in range(1, 9):
         assert life.rollout.step() is not None
         if step in credit_steps:
-            judged.append(life.rollout.scene_loss.gradient(life.rollout.state.scene, data.test))
+            judged.append(life.rollout.scene_loss.gradient(life.rollout.state.output, data.test))
     total = torch.zeros(())
     for found in judged:
         for tensor, grad in zip(scene.tensors(), found.grads.tensors(), strict=True):
@@ -127,11 +135,23 @@ def test_reptile_pulls_the_prediction_to_where_the_refinement_ends() -> None:
     judged = Displacement()(credited, 4)
     assert judged is not None
     for before, pull, end in zip(
-        start.tensors(), judged[1].tensors(), straight.rollout.state.scene.tensors(), strict=True
+        start.tensors(), judged[1].tensors(), straight.rollout.state.output.tensors(), strict=True
     ):
         torch.testing.assert_close(before - pull, end)
     assert max(float(pull.abs().max()) for pull in judged[1].tensors()) > 0
     assert all(not grad.any() for grad in gradient(foresight(RESTING, Displacement()), network())[1].values())
+
+
+@pytest.mark.skipif(native.library() is None, reason=f"no compiled library: {native.why_missing()}")
+def test_through_an_optimum_that_is_held_fast_the_gradient_is_that_of_the_prediction() -> None:
+    net = network().float()
+    loss, plain = gradient(TargetEstimator(tasks(), CpuRenderer()), net)
+    near = Solver(first_steps=0, last_steps=2, limit=10)
+    held, found = gradient(foresight(credit=Optimum(UncertaintyHead(start=999.0), near), renderer=CpuRenderer()), net)
+    assert held == pytest.approx(loss, rel=1e-2)
+    for name, grad in plain.items():
+        if float(grad.norm()) > 1e-6:
+            assert float(cosine_similarity(grad.flatten(), found[name].flatten(), dim=0)) > 0.98, name
 
 
 class Counting(Wrapped):
