@@ -77,7 +77,7 @@ class Optimum:
         solver: of the inner problem and of its adjoint.
     """
 
-    def __init__(self, head: UncertaintyHead, solver: Solver = Solver()) -> None:
+    def __init__(self, head: UncertaintyHead, solver: Solver) -> None:
         self.head, self.solver = head, solver
 
     def __call__(self, life: Life, steps: int) -> Judgement | None:

@@ -146,7 +146,7 @@ def test_reptile_pulls_the_prediction_to_where_the_refinement_ends() -> None:
 def test_through_an_optimum_that_is_held_fast_the_gradient_is_that_of_the_prediction() -> None:
     net = network().float()
     loss, plain = gradient(TargetEstimator(tasks(), CpuRenderer()), net)
-    near = Solver(first_steps=0, last_steps=2, limit=10)
+    near = Solver(ADAM, first_steps=0, last_steps=2, limit=10)
     held, found = gradient(foresight(credit=Optimum(UncertaintyHead(start=999.0), near), renderer=CpuRenderer()), net)
     assert held == pytest.approx(loss, rel=1e-2)
     for name, grad in plain.items():
