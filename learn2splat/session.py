@@ -17,10 +17,8 @@ from torch import Tensor
 from learn2splat.camera_paths import sized, tour
 from learn2splat.capture import Capture
 from learn2splat.config import BadConfigError, build
-from learn2splat.data.base import SceneData
+from learn2splat.data.base import EncodedPhotos, SceneData
 from learn2splat.data.cache import fit_cache
-from learn2splat.data.chunks import ClipPhotos
-from learn2splat.data.photos import LazyPhotos
 from learn2splat.densify.base import MAX_GAUSSIANS, Growth, NoDensifier
 from learn2splat.estimate import ESTIMATED_AT, Estimate, estimate, fixed_seconds, step_bytes
 from learn2splat.eval.metrics import Scores, means
@@ -174,7 +172,7 @@ class Session:
     def run(self, listener: Listener, stop: Callable[[], bool]) -> Result:
         """Run to the end, evaluating on the way and writing files when there is a folder."""
         photos, self.memory = self.data.photos, MemoryLimit(self.max_memory_mb, stop)
-        to_decode = photos.bytes_to_come if isinstance(photos, LazyPhotos | ClipPhotos) else 0
+        to_decode = photos.bytes_to_come if isinstance(photos, EncodedPhotos) else 0
         self.memory.require((step_bytes(self.rollout.state) + to_decode) / 2**20)
         for view in (*self.train, *self.probe, *self.test):
             self.scene_loss.photos([view])  # one that cannot be decoded is bad input: known before a folder is made

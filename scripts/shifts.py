@@ -20,14 +20,12 @@ import torch
 from learn2splat.data.base import PointCloud, SceneData
 from learn2splat.data.sources import load_scene
 from learn2splat.eval.methods import method, pinned
-from learn2splat.eval.protocol import Budgets, measure
+from learn2splat.eval.protocol import Budgets, run_task
 from learn2splat.eval.store import RowStore
-from learn2splat.eval.task import Task, prepare
-from learn2splat.losses import PhotometricLoss
+from learn2splat.eval.task import Task
 from learn2splat.meta.tasks import crowded
 from learn2splat.render.auto import auto_renderer
 from learn2splat.render.base import RenderSettings
-from learn2splat.scene_loss import SceneLoss
 
 STEPS = (20, 50, 100, 200, 500)
 REFERENCE = "adam-tuned"
@@ -94,20 +92,14 @@ def main() -> None:
         "white behind": Shift(background=(1.0, 1.0, 1.0)),
     }
     names = [REFERENCE, *arguments.optimizers.split(",")]
-    methods, store, budgets = [pinned(method(name)) for name in names], RowStore(arguments.rows), Budgets(steps=STEPS)
+    methods, store = [pinned(method(name)) for name in names], RowStore(arguments.rows)
     for label, shift in shifts.items():
         renderer = auto_renderer("auto", RenderSettings(near=shift.near))
         for name in arguments.scenes:
             task = replace(base, scene=f"{label}: {name}", **shift.task)
-            missing = [one for one in methods if not store.has(task.key, one.name, budgets.key)]
-            if not missing:
-                continue
             data = shift.change(load_scene(name, max_size=task.max_size, test_every=task.test_every))
-            start = prepare(task, renderer, data)
             behind = torch.tensor(shift.background)
-            start = replace(start, loss=SceneLoss(start.loss.data, renderer, PhotometricLoss(), background=behind))
-            for found in measure(start, missing, budgets):
-                store.add(task.key, found.method, budgets.key, found.rows)
+            run_task(task, methods, Budgets(steps=STEPS), store, renderer, data, background=behind)
             print("measured", label, name, flush=True)
     rows = store.rows()
     print(f"| shift | optimizer | {' | '.join(map(str, STEPS))} | failed |\n|---|---|{'---|' * (len(STEPS) + 1)}")

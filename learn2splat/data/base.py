@@ -17,6 +17,16 @@ class BadSceneError(UserError):
     """A scene on disk that cannot be used: the message names the file, what is wrong and what to do."""
 
 
+@runtime_checkable
+class EncodedPhotos(Protocol):
+    """Photos that are decoded when they are asked for."""
+
+    @property
+    def bytes_to_come(self) -> int:
+        """Most bytes that decoding all views, with their masks, adds to what this process holds."""
+        ...
+
+
 @dataclass(frozen=True)
 class PointCloud:
     """Sparse points of a reconstruction.

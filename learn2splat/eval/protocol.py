@@ -143,6 +143,7 @@ def run_task(
     renderer: Renderer,
     data: SceneData | None = None,
     device: torch.device | str = "cpu",
+    background: Tensor | None = None,
 ) -> None:
     """Run all methods that are not in the store yet, in turn, and store their rows.
 
@@ -154,13 +155,14 @@ def run_task(
         renderer: one for all.
         data: the scene of the task, when it is loaded already.
         device: where to optimise.
+        background: [3] colour behind the Gaussians; default black.
     """
     for method in methods:
         store.register(method.name, method.digest)
     missing = [method for method in methods if not store.has(task.key, method.name, budgets.key)]
     if not missing:
         return
-    start = prepare(task, renderer, data, device)
+    start = prepare(task, renderer, data, device, background)
     store.register_task(task.key, start.digest)
     for found in measure(start, missing, budgets):
         store.add(task.key, found.method, budgets.key, found.rows)

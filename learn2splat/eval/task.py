@@ -93,8 +93,14 @@ class Start:
         return content.hexdigest()[:16]
 
 
-def prepare(task: Task, renderer: Renderer, data: SceneData | None = None, device: torch.device | str = "cpu") -> Start:
-    """Load the scene of ``task`` (unless ``data`` is it) and initialise it on ``device``.
+def prepare(
+    task: Task,
+    renderer: Renderer,
+    data: SceneData | None = None,
+    device: torch.device | str = "cpu",
+    background: Tensor | None = None,
+) -> Start:
+    """Load the scene of ``task`` (unless ``data`` is it) and initialise it on ``device``, before ``background`` [3].
 
     Raises:
         UserError: the scene cannot be loaded or initialised as asked, or holds out no view.
@@ -107,5 +113,5 @@ def prepare(task: Task, renderer: Renderer, data: SceneData | None = None, devic
         data, train, task.init, sh_degree=task.sh_degree, max_gaussians=task.max_gaussians, seed=task.seed
     )
     features = None if found.features is None else found.features.to(device)
-    loss = SceneLoss(data, renderer, PhotometricLoss(), device=device)
+    loss = SceneLoss(data, renderer, PhotometricLoss(), background, device)
     return Start(task, loss, train, test, found.scene.to(device), features)

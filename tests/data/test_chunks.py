@@ -19,7 +19,7 @@ from PIL import Image
 from scipy.spatial.transform import Rotation
 
 from learn2splat.data import chunks
-from learn2splat.data.base import BadSceneError
+from learn2splat.data.base import BadSceneError, EncodedPhotos
 from learn2splat.data.cache import LruCache
 from learn2splat.data.sources import load_scene
 from tests.test_cli import l2s
@@ -75,6 +75,7 @@ def test_photos_stay_encoded_and_few_are_kept(tmp_path: Path, monkeypatch: pytes
     photos = load_scene(write(tmp_path, clip("a", 9)), test_every=0).photos
     assert [int(photos[view][0, 0, 0]) for view in range(9)] == [10 * view for view in range(9)]
     assert chunks.PIXELS.used_bytes == 2 * 3 * WIDTH * HEIGHT
+    assert isinstance(photos, EncodedPhotos)
     assert photos.bytes_to_come == 0
     chunks.PIXELS.resize(1000 * 3 * WIDTH * HEIGHT)
     assert photos.bytes_to_come == len(photos) * 3 * WIDTH * HEIGHT

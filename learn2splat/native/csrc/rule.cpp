@@ -42,6 +42,7 @@ struct Tile {
                 fast_scale[i] = p.fast_scale[column];
             }
         }
+        clear_sums();
     }
 
     void clear_sums() {

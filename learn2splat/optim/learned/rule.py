@@ -21,6 +21,7 @@ from learn2splat.optim.learned.moments import (
     DIRECTIONS,
     GROUPS,
     LEAN_GROUP,
+    LEAN_WITHOUT,
     MomentDecays,
     advance,
     as_columns,
@@ -110,7 +111,7 @@ class LearnedRule(torch.nn.Module):
         self.feedback = torch.nn.Parameter(torch.zeros(len(GROUPS), len(knots)))
         self.power = torch.nn.Parameter(torch.zeros(len(GROUPS), len(TRAITS), len(knots)))
         self.has_direction: Tensor  # [groups, directions] 1 or 0
-        has = [[group != LEAN_GROUP or name in ("newest", "shared_scale") for name in DIRECTIONS] for group in GROUPS]
+        has = [[group != LEAN_GROUP or name not in LEAN_WITHOUT for name in DIRECTIONS] for group in GROUPS]
         self.register_buffer("has_direction", torch.tensor(has, dtype=torch.float32), persistent=False)
 
     @property
