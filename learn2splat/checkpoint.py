@@ -20,6 +20,8 @@ from learn2splat.files import recover, write_whole
 SCHEMA = 1
 REMEDY = "copy the folder again, or delete it and start anew"
 MANIFEST, TENSORS = "manifest.json", "tensors.safetensors"
+DAMAGE = (OSError, ValueError, RecursionError, KeyError, TypeError, AttributeError, OverflowError, SafetensorError)
+"""What damaged files make their readers raise."""
 
 
 class BadCheckpointError(UserError):
@@ -106,7 +108,7 @@ def _reading(folder: Path) -> Iterator[None]:
         yield
     except BadCheckpointError:
         raise
-    except (OSError, ValueError, RecursionError, KeyError, TypeError, SafetensorError) as error:
+    except DAMAGE as error:
         reason = f"{type(error).__name__}: {error}"
         raise BadCheckpointError(f"{folder}: not a readable checkpoint ({reason}); {REMEDY}") from error
 

@@ -92,7 +92,7 @@ class RunFolder:
         try:
             lines = file.read_text(encoding="utf-8").splitlines() if file.is_file() else []
             return [row for row in map(json.loads, lines) if row["step"] <= until_step]
-        except (ValueError, RecursionError, KeyError, TypeError) as error:
+        except checkpoint.DAMAGE as error:
             raise RunFolderError(
                 f"{file} is damaged ({type(error).__name__}: {error}); delete it to resume without it"
             ) from error
@@ -105,7 +105,7 @@ class RunFolder:
         """Whether the run ended by itself."""
         try:
             outcome = json.loads((self.path / "summary.json").read_text(encoding="utf-8"))["outcome"]
-        except (OSError, ValueError, RecursionError, KeyError, TypeError):
+        except checkpoint.DAMAGE:
             return False
         return bool(outcome != OutcomeKind.INTERRUPTED.value)
 
@@ -135,9 +135,11 @@ class RunFolder:
             sampler.load_state_dict({**config["sampler"], "generator": tensors.pop("generator")})
             tensors = {name: tensor.to(device) for name, tensor in tensors.items()}
             return unpack_rollout(tensors, config["rollout"])
+        except UserError:
+            raise
         except KeyError as error:
             raise checkpoint.BadCheckpointError(f"{self.checkpoint}: the entry {error} is missing") from error
-        except ValueError as error:
+        except checkpoint.DAMAGE as error:
             raise checkpoint.BadCheckpointError(f"{self.checkpoint}: {error}") from error
 
 
