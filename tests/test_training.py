@@ -62,6 +62,17 @@ def test_the_manifest_says_how_it_was_made(folder: Path) -> None:
     assert [row["meta_step"] for row in config["about"]["history"]] == [0, 1, 2]
 
 
+def test_a_training_is_resumed_with_its_own_settings_only(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    again = ["meta-train", "--out", folder / "rule", "--quiet", *SMALL]
+    before = checkpoint.digest_of(folder / "rule" / "checkpoint-0")
+    assert l2s(*again, "train.lr=1e-4", "data.first_seed=7") == 2
+    said = capsys.readouterr().err
+    assert "data.first_seed was 100000 and is 7; train.lr was 0.015 and is 0.0001" in said
+    assert "give another out" in said
+    assert l2s(*again, "train.validate_every=2") == 0
+    assert checkpoint.digest_of(folder / "rule" / "checkpoint-0") == before
+
+
 def test_paths_and_command_are_recorded_as_typed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert l2s("scene", "make", "--out", "captures/my room", "--views", "8", "--width", "32") == 0
@@ -86,6 +97,7 @@ def test_without_tensorboard_training_works_and_says_how_to_get_it(
     assert {path.name for path in (tmp_path / "run").iterdir()} == {
         "buffer-0",
         "checkpoint-0",
+        "config.yaml",
         "optimizer",
         "report.html",
     }
