@@ -30,7 +30,6 @@ from learn2splat.predict.uncertainty import UncertaintyHead
 from learn2splat.run_folder import command, shareable_yaml
 from learn2splat.scoring import scene_names
 
-
 MAY_CHANGE = ("out", "device", "renderer", "train.meta_steps", "train.checkpoint_seconds", "train.validate_every")
 """Settings, with all below them, that may differ when a training is resumed."""
 
@@ -120,12 +119,12 @@ def meta_train(
 
 
 def _keep_settings(config: DictConfig, rank: int) -> None:
-    """Write the settings beside the checkpoint; one that is there must come from the same ones, but for `MAY_CHANGE`."""
+    """Write the settings beside the checkpoint; one that is there must come from the same, but for `MAY_CHANGE`."""
     file = Path(config.out) / "config.yaml"
     settings = OmegaConf.create(OmegaConf.to_container(config, resolve=True))
     if file.is_file() and (Path(config.out) / "checkpoint-0").exists():
         try:
-            then, now = (_flat(entry) for entry in (OmegaConf.load(file), settings))
+            then, now = (_flat(OmegaConf.to_container(entry)) for entry in (OmegaConf.load(file), settings))
         except (YAMLError, OmegaConfBaseException, ValueError, OSError) as error:
             raise UserError(f"{file} is damaged ({type(error).__name__}); delete it to resume without it") from error
         differing = [
@@ -144,7 +143,7 @@ def _keep_settings(config: DictConfig, rank: int) -> None:
 
 def _flat(settings: Any, above: str = "") -> dict[str, Any]:
     """Dotted name -> value of everything in nested ``settings``."""
-    if isinstance(settings, DictConfig | dict):
+    if isinstance(settings, dict):
         named = [_flat(value, f"{above}.{key}" if above else str(key)) for key, value in settings.items()]
         return {key: value for part in named for key, value in part.items()}
     return {above: settings}
