@@ -24,6 +24,8 @@ from learn2splat.optim.learned.resplat import RecurrentUpdater
 from learn2splat.optim.learned.rule import LearnedRule
 from learn2splat.optim.learned.tiny import LearnedGain
 from learn2splat.predict.compact import CompactInitialiser
+from learn2splat.scene.ply import read_ply
+from learn2splat.start import ITERATIONS
 from learn2splat.training import meta_train
 from tests.test_cli import SCENE, l2s
 
@@ -179,6 +181,22 @@ def test_an_initialiser_and_an_updater_on_top_of_it_are_trained_and_used(here: P
     arguments += ["--init", "predict:net/initialiser", "--optimizer", "updater/optimizer"]
     assert l2s("optimize", *arguments) == 0
     assert l2s("meta-train", "--quiet", "--out", "other", "experiment=resplat", "initialiser=nothing", *small[:-1]) == 2
+    refined_and_stepped(here)
+
+
+def refined_and_stepped(here: Path) -> None:
+    """A refined prediction is what as many steps of the updater give."""
+    scene = ["optimize", "--scene", SCENE, "--views", "sparse:3", "--no-guard", "--average", "off", "--quiet"]
+    init = ["--init", "predict:net/initialiser"]
+    assert l2s(*scene, *init, "--optimizer", "updater/optimizer", "--steps", str(ITERATIONS), "--out", "stepped") == 0
+    init[1] += "+refine:updater/optimizer"
+    assert l2s(*scene, *init, "--steps", "0", "--out", "refined") == 0
+    stepped, refined, plain = (read_ply(here / run / "point_cloud.ply") for run in ("stepped", "refined", "run"))
+    for name, tensor in stepped.items():
+        assert torch.equal(tensor, getattr(refined, name)), name
+    assert not torch.equal(refined.means, plain.means)
+    assert "/updater/optimizer" in (here / "refined" / "config.yaml").read_text()
+    assert l2s("optimize", "--resume", "--out", "refined", "--steps", "2", "--quiet") == 0
 
 
 def test_an_initialiser_is_trained_for_an_optimizer_and_the_optimizer_for_it(here: Path) -> None:
