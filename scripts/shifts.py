@@ -39,12 +39,14 @@ class Shift:
     Args:
         change: of the scene.
         task: fields of `Task`.
+        enlarged: factor on the size of the photos, of procedural scenes too.
         near: near plane, world units.
         background: behind the Gaussians.
     """
 
     change: Callable[[SceneData], SceneData] = lambda data: data
     task: dict[str, Any] = field(default_factory=dict)
+    enlarged: int = 1
     near: float = NEAR
     background: tuple[float, float, float] = (0.0, 0.0, 0.0)
 
@@ -85,7 +87,7 @@ def main() -> None:
     shifts = {
         "none": Shift(),
         "4x Gaussians": Shift(four_times(arguments.max_gaussians), {"max_gaussians": 4 * arguments.max_gaussians}),
-        "2x resolution": Shift(task={"max_size": 2 * arguments.max_size}),
+        "2x resolution": Shift(enlarged=2),
         "random points": Shift(task={"init": "random"}),
         "world x 0.01": Shift(scaled(0.01), near=0.01 * NEAR),
         "world x 100": Shift(scaled(100.0), near=100 * NEAR),
@@ -96,8 +98,10 @@ def main() -> None:
     for label, shift in shifts.items():
         renderer = auto_renderer("auto", RenderSettings(near=shift.near))
         for name in arguments.scenes:
-            task = replace(base, scene=f"{label}: {name}", **shift.task)
-            data = shift.change(load_scene(name, max_size=task.max_size, test_every=task.test_every))
+            name = name.replace(f"width={base.max_size}", f"width={shift.enlarged * base.max_size}")
+            max_size = shift.enlarged * base.max_size
+            task = replace(base, scene=f"{label}: {name}", max_size=max_size, **shift.task)
+            data = shift.change(load_scene(name, max_size=max_size, test_every=task.test_every))
             behind = torch.tensor(shift.background)
             run_task(task, methods, Budgets(steps=STEPS), store, renderer, data, background=behind)
             print("measured", label, name, flush=True)
