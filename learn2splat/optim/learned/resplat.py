@@ -140,9 +140,9 @@ class RecurrentUpdater(nn.Module):
             norm = sign * local.quats.norm(dim=1, keepdim=True)
             unit = local.log_scales.mean(dim=1, keepdim=True).exp()
             numbers = _columns(replace(local, means=soft(local.means), quats=local.quats / norm))
-            slope = frame.gradient(grads.detach().to(dtype=weights.dtype).with_sh_degree(SH_DEGREE))
-            slope = replace(slope, means=slope.means * unit, quats=slope.quats * norm)
-            uphill, steepness = slopes(_columns(slope), GROUPS, context.visible)
+            gradient = frame.gradient(grads.detach().to(dtype=weights.dtype).with_sh_degree(SH_DEGREE))
+            gradient = replace(gradient, means=gradient.means * unit, quats=gradient.quats * norm)
+            uphill, steepness = slopes(_columns(gradient), GROUPS, context.visible)
             photos, images = (part.to(weights).permute(0, 3, 1, 2) for part in (views.photos, views.images))
             difference = images - photos
             features = self.pyramid(photos)
