@@ -1,4 +1,4 @@
-"""`resplat`: the recurrent, gradient-free refinement of ReSplat (arXiv 2510.08575), for any Gaussians."""
+"""`resplat`: the recurrent refinement of ReSplat (arXiv 2510.08575) for any Gaussians, with or without gradients."""
 
 from __future__ import annotations
 
@@ -52,9 +52,10 @@ class RecurrentUpdater(nn.Module):
     knows starts at zero, and the features of the photos are read along with the errors; scales are logarithms; changes
     are bounded; neighbours are those of `StepContext`.
 
-    With ``gradients`` it also reads, for each Gaussian, the derivative of the loss of all input views by the numbers
-    that it changes, without their unit (`slopes`), and may take a step against it, whose length it decides for each
-    group of parameters. That is not in the publication.
+    With ``gradients`` it also reads the derivative of the loss of all input views by the numbers that it changes, in
+    the same frame and without its unit (`slopes`), and takes a step against it, whose length the hidden state decides
+    for each Gaussian and group of parameters. That is not in the publication. The derivative is an input like any
+    other: training goes through no derivative of it.
 
     Args:
         width: of features and hidden state, that of the initialiser, whose features of Gaussians start the latter.

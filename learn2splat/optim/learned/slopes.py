@@ -16,7 +16,7 @@ TINY = 1e-20
 class Descent(nn.Module):
     """Lets a network with a state per Gaussian see slopes, and step against them as far as the state says.
 
-    Untrained its steps are zero, and so is what it does with gradients of zero in any case.
+    Untrained its steps are zero; with gradients of zero they are, too, and nothing is seen.
 
     Args:
         width: of the state.
