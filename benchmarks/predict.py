@@ -29,6 +29,7 @@ from learn2splat.optim.learned.resplat import RecurrentUpdater
 from learn2splat.predict.base import Prediction
 from learn2splat.predict.compact import CompactInitialiser
 from learn2splat.predict.sweep import log_depths, matching_cost
+from learn2splat.render.base import GradientRequest
 from learn2splat.render.cpu import CpuRenderer
 from learn2splat.rollout import Rollout
 from learn2splat.rollout_state import RolloutState
@@ -84,6 +85,7 @@ def measure(net: CompactInitialiser, updater: RecurrentUpdater, views: int, side
         pyramid=net.pyramid, across=net.across, depth=net.depth, tokens=net.tokens, knn=net.local, views=net.wide
     )
     iteration = rollout(data, start, updater)
+    loss, request = iteration.scene_loss, None if updater.descent is None else GradientRequest()
     adam = rollout(data, start, build(compose("optimize", ["optimizer=adam"]).optimizer))
     found = {
         "prediction": parts.of(lambda: net(images, cameras), repeats),
@@ -91,7 +93,7 @@ def measure(net: CompactInitialiser, updater: RecurrentUpdater, views: int, side
         "iteration": Parts(pyramid=updater.pyramid, across=updater.across, knn=updater.blocks, head=updater.head).of(
             iteration.step, repeats
         ),
-        "renderings": Parts().of(lambda: iteration.scene_loss.rendered(start.scene, data.train), repeats),
+        "renderings": Parts().of(lambda: loss.rendered(start.scene, data.train, request=request), repeats),
         "adam": Parts().of(adam.step, repeats),
     }
     return {"views": views, "side": side, "gaussians": len(start.scene), "seconds": found}
@@ -103,6 +105,7 @@ def main() -> None:
     parser.add_argument("--planes", type=int, default=32)
     parser.add_argument("--blocks", type=int, default=1)
     parser.add_argument("--updater-blocks", type=int, default=2)
+    parser.add_argument("--gradients", action="store_true", help="the updater reads them, too")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
@@ -110,7 +113,7 @@ def main() -> None:
     results = []
     for views, side in CASES:
         net = CompactInitialiser(arguments.width, arguments.planes, neighbours=8, blocks=arguments.blocks).eval()
-        updater = RecurrentUpdater(arguments.width, arguments.updater_blocks).eval()
+        updater = RecurrentUpdater(arguments.width, arguments.updater_blocks, arguments.gradients).eval()
         results.append(measure(net, updater, views, side, arguments.repeats))
         seconds, cells = results[-1]["seconds"], []
         step = seconds["adam"]["all"]

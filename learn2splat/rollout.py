@@ -90,7 +90,8 @@ class Rollout:
         self.by_renderings, self.proximal = Need.RENDERINGS in optimizer.needs, proximal
         if proximal is not None and (self.by_renderings or not isinstance(growth.densifier, NoDensifier)):
             raise UserError("uncertainty needs densify=none, and an optimizer that goes by gradients")
-        if self.by_renderings and growth.densifier.needs_screen:
+        self.by_gradients = Need.GRADIENTS in optimizer.needs or not self.by_renderings
+        if growth.densifier.needs_screen and not self.by_gradients:
             raise UserError("this densifier watches gradients and this optimizer uses none: give densify=none or mcmc")
         self.request = GradientRequest(
             means2d_px=growth.densifier.needs_screen, view_squares=Need.VIEW_SQUARES in optimizer.needs
@@ -177,9 +178,9 @@ class Rollout:
         )
 
     def _measured(self, scene: GaussianScene, views: Sequence[int], sh_degree: int | None = None) -> LossGradient:
-        """Loss and gradient on ``views``; for an optimizer by renderings, loss and renderings of all training views."""
+        """Loss and gradient on ``views``; for an optimizer by renderings, on all training views, with those."""
         if self.by_renderings:
-            return self.scene_loss.rendered(scene, self.train, sh_degree)
+            return self.scene_loss.rendered(scene, self.train, sh_degree, self.request if self.by_gradients else None)
         return self.scene_loss.gradient(scene, views, self.request, sh_degree)
 
     def _updated(
@@ -223,7 +224,7 @@ class Rollout:
         return StepContext(
             step=state.step,
             horizon=self.horizon,
-            batch_views=len(views),
+            batch_views=len(self.train if self.by_renderings else views),
             train_views=len(self.train),
             extent_world=self.extent_world,
             visible=batch.visible,

@@ -8,12 +8,13 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from learn2splat.cameras import Cameras
 from learn2splat.data.base import SceneData
 from learn2splat.densify.base import ScreenEvidence
 from learn2splat.errors import UserError
 from learn2splat.losses import ImageLoss, LossTerms
 from learn2splat.optim.base import Renderings, zeros_like
-from learn2splat.render.base import GradientRequest, Renderer
+from learn2splat.render.base import GradientRequest, Renderer, RenderOutput
 from learn2splat.scene.gaussians import GaussianScene
 
 
@@ -28,7 +29,7 @@ class LossGradient:
         visible: [N] bool, drawn in at least one of the views.
         view_squares: sum over views of the squared gradient of (loss of that view / views in the batch), or None.
         screen: what a densifier looks at, or None.
-        renderings: of the views, when they were asked for instead of gradients.
+        renderings: of the views, when they were asked for.
     """
 
     loss: float
@@ -126,8 +127,14 @@ class SceneLoss:
             )
         return first
 
-    def rendered(self, scene: GaussianScene, views: Sequence[int], sh_degree: int | None = None) -> LossGradient:
-        """What `gradient` gives, but with renderings: nothing is differentiated, and the gradients are zeros.
+    def rendered(
+        self,
+        scene: GaussianScene,
+        views: Sequence[int],
+        sh_degree: int | None = None,
+        request: GradientRequest | None = None,
+    ) -> LossGradient:
+        """What `gradient` gives, with renderings; without a ``request`` nothing is differentiated: gradients are zeros.
 
         Raises:
             UserError: the views differ in size.
@@ -136,13 +143,13 @@ class SceneLoss:
         sizes = set(zip(cameras.widths.tolist(), cameras.heights.tolist(), strict=True))
         if len(sizes) > 1:
             raise UserError(f"photos of {len(sizes)} sizes: an optimizer that compares renderings takes photos of one")
+        if request is not None:
+            return self._group(list(views), scene, len(views), request, sh_degree, depth=True)
         with torch.no_grad():
             output = self.renderer.render(
                 scene.detach(), cameras, background=self.background, sh_degree=sh_degree, depth=True
             )
-        assert output.depth is not None
         terms = self.compare(output.image, views)
-        images = self.masked(output.image, views)
         return LossGradient(
             loss=terms.loss,
             l1=float(terms.l1.mean()),
@@ -151,7 +158,7 @@ class SceneLoss:
             visible=output.visible.any(dim=0),
             view_squares=None,
             screen=None,
-            renderings=Renderings(cameras, self.photos(views), images, output.alpha, output.depth),
+            renderings=self._renderings(output, cameras, views),
         )
 
     def value(self, scene: GaussianScene, views: Sequence[int], sh_degree: int | None = None) -> float:
@@ -185,10 +192,13 @@ class SceneLoss:
         batch_views: int,
         request: GradientRequest,
         sh_degree: int | None,
+        depth: bool = False,
     ) -> LossGradient:
         share = len(views) / batch_views
         cameras = self.cameras.take(views)
-        output, pullback = self.renderer.linearise(scene, cameras, background=self.background, sh_degree=sh_degree)
+        output, pullback = self.renderer.linearise(
+            scene, cameras, background=self.background, sh_degree=sh_degree, depth=depth
+        )
         terms = self.compare(output.image, views)
         cotangent = terms.image_gradient if share == 1.0 else terms.image_gradient * share
         gradients = pullback(cotangent, request=request)
@@ -204,4 +214,10 @@ class SceneLoss:
             visible=output.visible.any(dim=0),
             view_squares=gradients.view_squares,
             screen=screen,
+            renderings=self._renderings(output, cameras, views) if depth else None,
         )
+
+    def _renderings(self, output: RenderOutput, cameras: Cameras, views: Sequence[int]) -> Renderings:
+        assert output.depth is not None
+        images = self.masked(output.image, views)
+        return Renderings(cameras, self.photos(views), images, output.alpha, output.depth)

@@ -5,9 +5,10 @@
     python scripts/resplat.py ... --captures ../shared/scenes/banana
 
 From the same predicted Gaussians go on: the updater, the updater with its error maps zeroed (what scales its updates
-by the size of the errors is left), optimizers, and the last of these after four iterations of the updater; the same
-optimizer also starts from at most as many points of SfM (which saw all photos) and from random ones. All see the same
-few views; held-out views judge. Curves that are in the file of rows are not measured again.
+by the size of the errors is left), with its gradients zeroed if it reads any, and with both, optimizers, and the last
+of these after four iterations of the updater; the same optimizer also starts from at most as many points of SfM (which
+saw all photos) and from random ones. All see the same few views; held-out views judge. Curves that are in the file of
+rows are not measured again.
 """
 
 from __future__ import annotations
@@ -44,7 +45,13 @@ ITERATIONS, FURTHER = 4, 8
 MARKS = (*range(21), 25, 30, 40, 50, 70, 100, 150, 200)
 """Steps after which optimizers are looked at."""
 SHOWN = (0, 10, 50, 100)
-UPDATER, BLIND, SH_DEGREE, BATCH = "updater", "updater, errors zeroed", 1, 4
+UPDATER, SH_DEGREE, BATCH = "updater", 1, 4
+BLIND = {
+    "errors zeroed": ("pixels", "errors"),
+    "gradients zeroed": ("descent",),
+    "errors and gradients zeroed": ("pixels", "errors", "descent"),
+}
+"""Parts of the updater that are zeroed."""
 
 Curve = dict[str, tuple[float, float]]
 """Step, as text -> (held-out PSNR in dB, seconds of optimisation)."""
@@ -65,12 +72,17 @@ def curve(
     return found, Prediction(rollout.state.scene)
 
 
-def blind(updater: RecurrentUpdater) -> RecurrentUpdater:
-    """A copy whose maps of errors are zero."""
-    other = copy.deepcopy(updater)
-    for layer in (other.pixels, other.errors):
-        torch.nn.init.zeros_(layer.weight)
-    return other
+def blinded(updater: RecurrentUpdater) -> dict[str, RecurrentUpdater]:
+    """Copies of which some parts are zeroed, by label, as far as ``updater`` has such parts."""
+    found = {}
+    for label, parts in BLIND.items():
+        other = copy.deepcopy(updater)
+        layers = dict(other.named_children())
+        if layers.keys() >= set(parts):
+            for parameter in torch.nn.ModuleList(layers[part] for part in parts).parameters():
+                torch.nn.init.zeros_(parameter)
+            found[f"{UPDATER}, {label}"] = other
+    return found
 
 
 def near_views(data: SceneData, arguments: argparse.Namespace) -> tuple[list[int], list[int]]:
@@ -114,7 +126,8 @@ def measured(
     if updater is not None:
         _, refined = curve(loss, views, updater, predicted, [ITERATIONS])
         run(UPDATER, updater, predicted, range(FURTHER + 1))
-        run(BLIND, blind(updater), predicted, range(ITERATIONS + 1))
+        for label, other in blinded(updater).items():
+            run(label, other, predicted, range(ITERATIONS + 1))
         run(f"predict, {UPDATER}, {optimizers[-1]}", last(), refined)
     return {"scene": name, "gaussians": count, "views": len(views[0]), "curves": curves}
 
@@ -136,19 +149,21 @@ def values(rows: Sequence[dict[str, Any]], label: str, step: int, what: int = 0)
 
 def refinement_table(rows: Sequence[dict[str, Any]]) -> str:
     """PSNR and gain of every iteration."""
-    lines = ["| iteration | PSNR | gain of it | gain of all | better than at 0 | errors zeroed: gain of all |"]
-    lines += ["|---|---|---|---|---|---|"]
+    zeroed = [label for label in BLIND if f"{UPDATER}, {label}" in rows[0]["curves"]]
+    names = ["iteration", "PSNR", "gain of it", "gain of all", "better than at 0", *zeroed]
+    lines = [f"| {' | '.join(names)} |", "|---" * len(names) + "|"]
     zero, before = values(rows, UPDATER, 0), values(rows, UPDATER, 0)
+
+    def gain(now: Sequence[float], past: Sequence[float]) -> str:
+        return cell(summarise([a - b for a, b in zip(now, past, strict=True)]), True)
+
     for step in range(FURTHER + 1):
         now = values(rows, UPDATER, step)
-        total = [a - b for a, b in zip(now, zero, strict=True)]
-        gain = [a - b for a, b in zip(now, before, strict=True)]
-        unseeing = [a - b for a, b in zip(values(rows, BLIND, min(step, ITERATIONS)), zero, strict=True)]
-        lost = cell(summarise(unseeing), True) if step <= ITERATIONS else ""
-        lines.append(
-            f"| {step} | {summarise(now).mean:.2f} | {cell(summarise(gain), True)} | {cell(summarise(total), True)} "
-            f"| {100 * win_rate(total):.0f} % | {lost} |"
-        )
+        better = win_rate([a - b for a, b in zip(now, zero, strict=True)])
+        cells = [str(step), f"{summarise(now).mean:.2f}", gain(now, before), gain(now, zero), f"{100 * better:.0f} %"]
+        unseeing = [values(rows, f"{UPDATER}, {label}", step) for label in zeroed]
+        cells += [gain(now, zero) if step <= ITERATIONS else "" for now in unseeing]
+        lines.append(f"| {' | '.join(cells)} |")
         before = now
     return "\n".join(lines)
 

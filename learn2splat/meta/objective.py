@@ -108,8 +108,8 @@ class Greedy:
 class Discounted:
     """Loss on held-out views after each update of a life, earlier ones discounted: ReSplat's (arXiv 2510.08575, eq. 6).
 
-    The scene before each update counts as a constant, so the gradient is exact. It is for optimizers without gradients,
-    on lives without densification, judged right after the window.
+    The scene before each update, and what is measured at it, counts as a constant; otherwise the gradient is exact. It
+    is for optimizers by renderings, on lives without densification, judged right after the window.
 
     Args:
         held_views: how many views judge.

@@ -38,6 +38,8 @@ class Need(Enum):
     SQUARED_ERROR_MODEL = "squared_error_model"
     RENDERINGS = "renderings"
     """Of all training views, instead of gradients: those are not computed, and given as zeros."""
+    GRADIENTS = "gradients"
+    """Beside `RENDERINGS`, and of the same views; optimizers that need no renderings are given gradients anyway."""
 
 
 @dataclass(frozen=True)

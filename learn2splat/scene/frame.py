@@ -63,6 +63,17 @@ class Frame:
             sh=sh_rotations(self.world_from_frame, update.sh_degree) @ update.sh,
         )
 
+    def gradient(self, gradient_world: GaussianScene) -> GaussianScene:
+        """The derivative by `scene` of what has this one by the scene in the world: the transpose of `update_world`."""
+        conjugate = gradient_world.quats.new_tensor(CONJUGATE)
+        return GaussianScene(
+            means=self.unit_world * gradient_world.means @ self.world_from_frame,
+            log_scales=gradient_world.log_scales,
+            quats=multiplied(quaternions(self.world_from_frame) * conjugate, gradient_world.quats),
+            logit_opacities=gradient_world.logit_opacities,
+            sh=sh_rotations(self.world_from_frame, gradient_world.sh_degree).mT @ gradient_world.sh,
+        )
+
     def scene_world(self, scene: GaussianScene) -> GaussianScene:
         """The inverse of `scene`."""
         moved = self.update_world(scene)

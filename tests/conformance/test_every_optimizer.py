@@ -31,9 +31,10 @@ from tests.optim.bowl import Bowl
 
 COUNT = 9
 POSITIONS = random_scene(64, seed=77).means
-OPTIMIZERS = list(dict.fromkeys([*choices("optimizer"), *choices("trainee")]))
-"""Names of both kinds are made untrained; ``l2s`` is a trained one."""
-AT_REST = ["l2s-faithful", "resplat"]
+READING = "resplat gradients=true"
+OPTIMIZERS = [*dict.fromkeys([*choices("optimizer"), *choices("trainee")]), READING]
+"""Names of both kinds are made untrained; ``l2s`` is a trained one. Settings that are not the default follow a name."""
+AT_REST = ["l2s-faithful", "resplat", READING]
 """Untrained these move nothing, by their publication; all other trainees are `adam-tuned`."""
 DECAYING = {"adamw-gs"}
 """Optimizers that move what has no gradient, by a decay that a test of theirs states in closed form."""
@@ -46,10 +47,12 @@ MODELLED = DECIDING | {"diagonal"}
 
 
 def make(name: str) -> SceneOptimizer:
+    name, *settings = name.split()
     if name in choices("trainee"):
         with torch.random.fork_rng():
             torch.manual_seed(0)
-            return build(compose("meta_train", [f"trainee={name}"]).trainee).eval()
+            changes = [f"trainee.{setting}" for setting in settings]
+            return build(compose("meta_train", [f"trainee={name}", *changes]).trainee).eval()
     return build(compose("optimize", [f"optimizer={name}", "scene=none"]).optimizer)
 
 
@@ -218,7 +221,7 @@ def test_what_is_shared_does_not_change_the_length_of_the_newborns_steps(name: s
         assert one == pytest.approx(two, rel=0.25), parameter
 
 
-@pytest.mark.parametrize("name", [name for name in OPTIMIZERS if name != "resplat"])  # it keeps nothing per parameter
+@pytest.mark.parametrize("name", [name for name in OPTIMIZERS if "resplat" not in name])  # keeps nothing per parameter
 def test_a_restart_of_the_opacities_concerns_only_them(name: str) -> None:
     optimizer, scene = make(name), random_scene(COUNT)
     _, state = steps(optimizer, scene, optimizer.init(scene), range(3))
@@ -274,7 +277,7 @@ def test_zero_gradients_move_nothing(name: str) -> None:
         assert float(tensor.abs().max()) == 0, parameter
 
 
-@pytest.mark.parametrize("name", OPTIMIZERS)
+@pytest.mark.parametrize("name", [name for name in OPTIMIZERS if name != READING])
 def test_unknown_keys_are_refused_by_name(name: str) -> None:
     top, group = ("meta_train", "trainee") if name in choices("trainee") else ("optimize", "optimizer")
     config = compose(top, [f"{group}={name}", f"+{group}.no_such_setting=1"])

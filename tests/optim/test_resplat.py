@@ -20,6 +20,8 @@ from learn2splat.meta.objective import Discounted
 from learn2splat.optim.adam import Adam
 from learn2splat.optim.base import NEIGHBOURS, Renderings, StepContext, first_state
 from learn2splat.optim.learned.resplat import RecurrentUpdater
+from learn2splat.optim.learned.slopes import slopes
+from learn2splat.optim.wrapped import Wrapped
 from learn2splat.render.reference import ReferenceRenderer
 from learn2splat.rollout import Rollout
 from learn2splat.rollout_state import RolloutState
@@ -34,11 +36,14 @@ N = 30
 CAMERAS = ring_cameras(3, 24, 16)
 
 
-def updater(trained: bool = True) -> RecurrentUpdater:
+BOTH = pytest.mark.parametrize("gradients", [False, True])
+
+
+def updater(gradients: bool = False, trained: bool = True) -> RecurrentUpdater:
     """A small one; "trained" ones have random weights where untrained ones have zeros."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        net = RecurrentUpdater(width=16, blocks=1).double()
+        net = RecurrentUpdater(width=16, blocks=1, gradients=gradients).double()
         if trained:
             for parameter in net.parameters():
                 if float(parameter.detach().abs().max()) == 0:
@@ -57,10 +62,20 @@ def context(scene: GaussianScene, cameras: Cameras = CAMERAS, length: float = 1.
     return StepContext(0, 4, 3, 3, 1.0, visible, 0.2, neighbours=near, renderings=shown)
 
 
-def step(net: RecurrentUpdater, scene: GaussianScene, given: StepContext) -> GaussianScene:
+def noise(count: int = N, degree: int = 1) -> GaussianScene:
+    """Gradients that fall off over three decades, some of them zero."""
+    sizes = torch.logspace(-5, -2, count, dtype=torch.float64) * (torch.arange(count) % 5 > 0)
+    scene = random_scene(count, seed=9, degree=degree)
+    return scene.map(lambda tensor: tensor * sizes.reshape(-1, *[1] * (tensor.ndim - 1)))
+
+
+def step(
+    net: RecurrentUpdater, scene: GaussianScene, given: StepContext, grads: GaussianScene | None = None
+) -> GaussianScene:
     """The second update: the hidden state is not zero any more."""
-    _, state = net.update(scene, net.init(scene), scene, given)
-    update, _ = net.update(scene, state, scene, given)
+    grads = noise(len(scene), scene.sh_degree) if grads is None else grads
+    _, state = net.update(grads, net.init(scene), scene, given)
+    update, _ = net.update(grads, state, scene, given)
     return update
 
 
@@ -75,11 +90,13 @@ def rollout(net: RecurrentUpdater, renderer: Any, growth: Growth = Growth()) -> 
     scene = random_scene(N, degree=1).to(dtype=torch.float32)
     loss = SceneLoss(data, renderer, PhotometricLoss())
     sampler = RandomViews(data.cameras, list(data.train), 2, 0)
-    return Rollout(loss, data.train, net, sampler, RolloutState.start(scene, net), growth=growth)
+    state = RolloutState.start(scene, net, densifier=growth.densifier)
+    return Rollout(loss, data.train, net, sampler, state, growth=growth)
 
 
-def test_untrained_it_leaves_the_scene_as_it_is_to_the_bit() -> None:
-    one = rollout(updater(trained=False).float(), ReferenceRenderer())
+@BOTH
+def test_untrained_it_leaves_the_scene_as_it_is_to_the_bit(gradients: bool) -> None:
+    one = rollout(updater(gradients, trained=False).float(), ReferenceRenderer())
     before = one.state.scene
     assert len(list(one.run(2))) == 2
     for name, tensor in before.items():
@@ -87,18 +104,21 @@ def test_untrained_it_leaves_the_scene_as_it_is_to_the_bit() -> None:
     assert float(one.state.optimizer.rows["latent"].abs().max()) > 0
 
 
-def test_where_nothing_is_wrong_nothing_moves() -> None:
-    scene, net = random_scene(N), updater()
+@BOTH
+def test_where_nothing_is_wrong_nothing_moves(gradients: bool) -> None:
+    scene, net = random_scene(N), updater(gradients)
     for tensor in step(net, scene, context(scene, right=True)).tensors():
         assert float(tensor.abs().max()) == 0
 
 
-def test_permuting_gaussians_and_views_changes_nothing_else() -> None:
-    scene, net = random_scene(N), updater()
+@BOTH
+def test_permuting_gaussians_and_views_changes_nothing_else(gradients: bool) -> None:
+    scene, net = random_scene(N), updater(gradients)
     plain = step(net, scene, context(scene))
     order = torch.randperm(N, generator=torch.Generator().manual_seed(0))
     shuffled = scene.take(order)
-    assert_close(step(net, shuffled, context(shuffled)), replace(plain.take(order), sh=plain.sh[order]))
+    found = step(net, shuffled, context(shuffled), noise(degree=scene.sh_degree).take(order))
+    assert_close(found, plain.take(order))
     given = context(scene)
     assert given.renderings is not None
     views = torch.tensor([2, 0, 1])
@@ -109,22 +129,58 @@ def test_permuting_gaussians_and_views_changes_nothing_else() -> None:
     assert_close(step(net, scene, replace(given, renderings=Renderings(**turned))), plain)
 
 
-def test_updates_move_turn_and_grow_with_the_world() -> None:
-    scene, net, frame = random_scene(N), updater(), a_frame()
+@BOTH
+def test_updates_move_turn_and_grow_with_the_world(gradients: bool) -> None:
+    scene, net, frame = random_scene(N), updater(gradients), a_frame()
     plain = step(net, scene, context(scene))
     there = frame.scene(scene)
     length = 1 / float(frame.unit_world)
-    found = step(net, there, context(there, moved_cameras(CAMERAS, frame), length))
+    slope = frame.gradient(noise(degree=scene.sh_degree))
+    found = step(net, there, context(there, moved_cameras(CAMERAS, frame), length), slope)
     back = frame.update_world(found)
     assert_close(back, plain)
 
 
-def test_quaternions_of_either_sign_and_any_norm_turn_alike() -> None:
-    scene, net = random_scene(N), updater()
+@BOTH
+def test_quaternions_of_either_sign_and_any_norm_turn_alike(gradients: bool) -> None:
+    scene, net = random_scene(N), updater(gradients)
     factor = torch.where(torch.arange(N) % 2 == 0, -3.0, 0.5).double()[:, None]
     other = replace(scene, quats=scene.quats * factor)
     plain = step(net, scene, context(scene))
-    assert_close(step(net, other, context(other)), replace(plain, quats=plain.quats * factor))
+    slope = noise(degree=scene.sh_degree)
+    found = step(net, other, context(other), replace(slope, quats=slope.quats / factor))
+    assert_close(found, replace(plain, quats=plain.quats * factor))
+
+
+def test_the_unit_of_the_loss_does_not_count() -> None:
+    scene, net = random_scene(N), updater(gradients=True)
+    slope = noise(degree=scene.sh_degree)
+    plain = step(net, scene, context(scene), slope)
+    assert_close(step(net, scene, context(scene), slope.map(lambda tensor: 1e-3 * tensor)), plain)
+
+
+def test_without_slopes_it_is_the_updater_that_reads_none() -> None:
+    """To the bit: a gradient of zero is neither seen nor followed."""
+    scene, net, free = random_scene(N), updater(gradients=True), updater()
+    missing, unexpected = free.load_state_dict(net.state_dict(), strict=False)
+    assert not missing
+    assert {name.partition(".")[0] for name in unexpected} == {"descent"}
+    flat = scene.map(torch.zeros_like)
+    found, plain = (step(one, scene, context(scene), flat) for one in (net, free))
+    for name, tensor in plain.items():
+        assert torch.equal(getattr(found, name), tensor), name
+    assert not torch.equal(step(net, scene, context(scene)).means, plain.means)
+
+
+def test_slopes_of_unseen_gaussians_do_not_tell_what_is_typical() -> None:
+    gradient, visible = torch.randn(N, 4, dtype=torch.float64), torch.arange(N) % 3 > 0
+    louder = torch.where(visible[:, None], gradient, 100 * gradient)
+    for one, other in zip(slopes(gradient, [1, 3], visible), slopes(louder, [1, 3], visible), strict=True):
+        assert torch.equal(one[visible], other[visible])
+    uphill, steepness = slopes(gradient, [1, 3], visible)
+    torch.testing.assert_close(uphill[:, 1:].norm(dim=1), steepness[:, 1])
+    cosine = torch.nn.functional.cosine_similarity(uphill[:, 1:], gradient[:, 1:])
+    torch.testing.assert_close(cosine, torch.ones_like(cosine))
 
 
 def test_harmonics_above_the_first_stay() -> None:
@@ -178,9 +234,32 @@ def test_nothing_is_differentiated_at_test_time() -> None:
     assert not one.state.optimizer.rows["latent"].requires_grad
 
 
-def test_a_densifier_that_watches_gradients_is_refused() -> None:
+def test_gradients_are_those_of_the_views_that_are_rendered() -> None:
+    one = rollout(updater(gradients=True).float(), ReferenceRenderer())
+    given: list[Any] = []
+
+    class Recording(Wrapped):
+        def update(self, *arguments: Any) -> Any:
+            given.extend(arguments)
+            return self.optimizer.update(*arguments)
+
+    one.optimizer = Recording(one.optimizer)
+    expected = one.scene_loss.gradient(one.state.scene, one.train)
+    free = one.scene_loss.rendered(one.state.scene, one.train)
+    one.step()
+    grads, _, _, seen = given
+    assert seen.batch_views == len(one.train)
+    for name, tensor in expected.grads.items():
+        assert torch.equal(getattr(grads, name), tensor), name
+    for name, part in vars(free.renderings).items():
+        assert isinstance(part, Cameras) or torch.equal(getattr(seen.renderings, name), part), name
+    assert not one.state.optimizer.rows["latent"].requires_grad
+
+
+def test_a_densifier_that_watches_gradients_is_refused_without_them() -> None:
     with pytest.raises(UserError, match="mcmc"):
         rollout(updater().float(), ReferenceRenderer(), Growth(AdaptiveDensityControl()))
+    assert rollout(updater(gradients=True).float(), ReferenceRenderer(), Growth(AdaptiveDensityControl())).step()
 
 
 def life(net: RecurrentUpdater) -> Life:
@@ -193,8 +272,9 @@ def life(net: RecurrentUpdater) -> Life:
     return Life(Rollout(loss, data.train, net, sampler, RolloutState.start(scene, net)), 4, "test")
 
 
-def test_the_training_signal_of_one_iteration_is_the_derivative_of_the_held_out_loss() -> None:
-    net = updater().train()
+@BOTH
+def test_the_training_signal_of_one_iteration_is_the_derivative_of_the_held_out_loss(gradients: bool) -> None:
+    net = updater(gradients).train()
     objective = Discounted(held_views=2)
     run_window(life(net), 1, 0, objective, 0.0, seed=0).loss.backward()
     generator = torch.Generator().manual_seed(0)

@@ -72,6 +72,15 @@ def test_frames_invert_and_carry_updates() -> None:
         torch.testing.assert_close(tensor, getattr(there, name), rtol=0, atol=1e-12)
 
 
+def test_gradients_in_a_frame_are_the_transpose_of_updates_from_it() -> None:
+    change, slope, frame = random_scene(20, seed=1), random_scene(20, seed=2), a_frame()
+    found, expected = (
+        sum(float((a * b).sum()) for a, b in zip(one.tensors(), two.tensors(), strict=True))
+        for one, two in ((change, frame.gradient(slope)), (frame.update_world(change), slope))
+    )
+    assert found == pytest.approx(expected, rel=1e-12)
+
+
 def test_the_frame_of_a_camera_is_its_own() -> None:
     cameras = ring_cameras(1)
     frame = Frame.of_camera(cameras.cam_from_world[0], torch.tensor(1.0, dtype=torch.float64))

@@ -1,9 +1,10 @@
-"""`resplat`: the recurrent, gradient-free refinement of ReSplat (arXiv 2510.08575), for any Gaussians."""
+"""`resplat`: the recurrent refinement of ReSplat (arXiv 2510.08575) for any Gaussians, with or without gradients."""
 
 from __future__ import annotations
 
 import copy
 import math
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +15,8 @@ from learn2splat.data.views import middle_view
 from learn2splat.errors import UserError
 from learn2splat.networks.attention import KnnBlock, ViewAttention, padded
 from learn2splat.networks.pyramid import CELL, Pyramid, cell_centers, cells
-from learn2splat.optim.base import Need, OptimizerState, Renderings, StepContext
+from learn2splat.optim.base import Need, OptimizerState, StepContext
+from learn2splat.optim.learned.slopes import Descent, slopes
 from learn2splat.scene.frame import Frame
 from learn2splat.scene.gaussians import GaussianScene
 from learn2splat.scene.lineage import Lineage
@@ -23,6 +25,8 @@ SH_DEGREE = 1
 """Harmonics above this degree are neither seen nor moved."""
 COLUMNS = {"means": 3, "log_scales": 3, "quats": 4, "logit_opacities": 1, "sh": 3 * (SH_DEGREE + 1) ** 2}
 NUMBERS = sum(COLUMNS.values())
+GROUPS = (3, 3, 4, 1, 3, NUMBERS - 14)
+"""Columns of parameters with a slope of their own: as above, but colours apart from the harmonics of higher degree."""
 MOST = 2.0
 """No number moves by more in one iteration; means are counted in sizes of the Gaussian."""
 TOLERATED = 0.02
@@ -48,12 +52,18 @@ class RecurrentUpdater(nn.Module):
     knows starts at zero, and the features of the photos are read along with the errors; scales are logarithms; changes
     are bounded; neighbours are those of `StepContext`.
 
+    With ``gradients`` it also reads the derivative of the loss of all input views by the numbers that it changes, in
+    the same frame and without its unit (`slopes`), and takes a step against it, whose length the hidden state decides
+    for each Gaussian and group of parameters. That is not in the publication. The derivative is an input like any
+    other: training goes through no derivative of it.
+
     Args:
         width: of features and hidden state, that of the initialiser, whose features of Gaussians start the latter.
         blocks: of attention over neighbours.
+        gradients: whether gradients are used beside renderings.
     """
 
-    def __init__(self, width: int = 64, blocks: int = 3) -> None:
+    def __init__(self, width: int = 64, blocks: int = 3, gradients: bool = False) -> None:
         super().__init__()
         self.width = width
         self.pyramid = Pyramid(width).requires_grad_(False)
@@ -72,19 +82,20 @@ class RecurrentUpdater(nn.Module):
         self.head = nn.Sequential(nn.LayerNorm(width), first, nn.GELU(), second, nn.GELU(), last)
         nn.init.zeros_(last.weight)
         nn.init.zeros_(last.bias)
+        self.descent = Descent(width, GROUPS) if gradients else None
 
     @property
     def needs(self) -> frozenset[Need]:
-        return frozenset({Need.RENDERINGS, Need.NEIGHBOURS})
+        forward = frozenset({Need.RENDERINGS, Need.NEIGHBOURS})
+        return forward if self.descent is None else forward | {Need.GRADIENTS}
 
     def perturbed(self, generator: torch.Generator) -> RecurrentUpdater:
         """A copy whose changes are larger or smaller by up to e^1."""
         other = copy.deepcopy(self).eval()
-        last = other.head[-1]
-        assert isinstance(last, nn.Linear)
+        lasts = [other.head[-1]] if other.descent is None else [other.head[-1], other.descent.lengths]
         factor = math.exp(2 * float(torch.rand((), generator=generator)) - 1)
         with torch.no_grad():
-            for parameter in last.parameters():
+            for parameter in nn.ModuleList(lasts).parameters():
                 parameter.mul_(factor)
         return other
 
@@ -112,22 +123,27 @@ class RecurrentUpdater(nn.Module):
         if context.renderings is None or context.neighbours is None:
             raise ValueError("RecurrentUpdater needs StepContext.renderings and neighbours")
         with torch.set_grad_enabled(self.training and torch.is_grad_enabled()):
-            found, latent = self._iterate(scene, state.rows["latent"], context.renderings, context.neighbours)
+            found, latent = self._iterate(grads, scene, state.rows["latent"], context)
         return found, OptimizerState({"latent": latent})
 
     def _iterate(
-        self, scene: GaussianScene, latent: Tensor, views: Renderings, neighbours: Tensor
+        self, grads: GaussianScene, scene: GaussianScene, latent: Tensor, context: StepContext
     ) -> tuple[GaussianScene, Tensor]:
         """The change in world units, in the type of ``scene``, and the new hidden state."""
-        weights = self.embed.weight
+        weights, views, neighbours = self.embed.weight, context.renderings, context.neighbours
+        assert views is not None
+        assert neighbours is not None
         with torch.no_grad():
             cameras, given = views.cameras.to(dtype=weights.dtype), scene.detach().to(dtype=weights.dtype)
             frame = _frame(cameras, given)
             local = frame.scene(given.with_sh_degree(SH_DEGREE))
             sign = torch.where(local.quats[:, :1] < 0, -1.0, 1.0).to(weights)
             norm = sign * local.quats.norm(dim=1, keepdim=True)
-            numbers = [soft(local.means), local.log_scales, local.quats / norm, local.logit_opacities[:, None]]
-            numbers.append(local.sh.flatten(1))
+            unit = local.log_scales.mean(dim=1, keepdim=True).exp()
+            numbers = _columns(replace(local, means=soft(local.means), quats=local.quats / norm))
+            gradient = frame.gradient(grads.detach().to(dtype=weights.dtype).with_sh_degree(SH_DEGREE))
+            gradient = replace(gradient, means=gradient.means * unit, quats=gradient.quats * norm)
+            uphill, steepness = slopes(_columns(gradient), GROUPS, context.visible)
             photos, images = (part.to(weights).permute(0, 3, 1, 2) for part in (views.photos, views.images))
             difference = images - photos
             features = self.pyramid(photos)
@@ -139,15 +155,19 @@ class RecurrentUpdater(nn.Module):
         maps = torch.cat([errors + self.across(errors + self.places(places)), features], dim=1)
         seen = self._at_gaussians(maps, depth, given.means, cameras, frame)
         old = latent.to(weights)
-        hidden = self.embed(torch.cat([*numbers, old, seen], dim=1))
+        hidden = self.embed(torch.cat([numbers, old, seen], dim=1))
+        if self.descent is not None:
+            hidden = hidden + self.descent.seen(uphill, steepness)
         itself = torch.arange(len(scene), device=hidden.device)[:, None]
         nearest = torch.cat([itself, neighbours.long()], dim=1)
         for block in self.blocks:
             hidden = block(hidden, nearest)
         new = old + self.change_state(hidden)
-        change = MOST * torch.tanh(self.head(new) / MOST) * (size / (size + TOLERATED))
+        change = self.head(new)
+        if self.descent is not None:
+            change = change + self.descent.step(uphill, new)
+        change = MOST * torch.tanh(change / MOST) * (size / (size + TOLERATED))
         means, log_scales, quats, logits, sh = change.split(list(COLUMNS.values()), dim=1)
-        unit = local.log_scales.mean(dim=1, keepdim=True).exp()
         update = GaussianScene(means * unit, log_scales, quats * norm, logits[:, 0], sh.unflatten(1, (-1, 3)))
         world = frame.update_world(update).with_sh_degree(scene.sh_degree)
         return world.to(dtype=scene.means.dtype), new.to(latent)
@@ -186,6 +206,11 @@ class RecurrentUpdater(nn.Module):
 def soft(lengths: Tensor) -> Tensor:
     """Logarithms of large lengths of either sign, small ones as they are."""
     return lengths.sign() * torch.log1p(lengths.abs())
+
+
+def _columns(scene: GaussianScene) -> Tensor:
+    """[N, NUMBERS] a scene's numbers, or those of its derivative."""
+    return torch.cat([tensor.reshape(len(scene), -1) for tensor in scene.tensors()], dim=1)
 
 
 def _frame(cameras: Cameras, scene: GaussianScene) -> Frame:
