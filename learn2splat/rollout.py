@@ -63,6 +63,7 @@ class Rollout:
         growth: how the set of Gaussians changes.
         proximal: a pull towards an initial scene that is added to the loss of every batch; what is reported and what
             the guard watches is the loss without it. The Gaussians must then stay the same.
+        head_start: how many updates the initial scene is worth; an optimizer's schedules begin there.
     """
 
     def __init__(
@@ -77,13 +78,14 @@ class Rollout:
         guarded: bool = False,
         growth: Growth = Growth(),
         proximal: Proximal | None = None,
+        head_start: int = 0,
     ) -> None:
         if set(probe) & set(train):
             raise ValueError(f"probe views {sorted(set(probe) & set(train))} are optimised on; leave them out of train")
         self.probe = list(probe)
         to_device(optimizer, scene_loss.device)
         self.scene_loss, self.train, self.optimizer, self.sampler = scene_loss, list(train), optimizer, sampler
-        self.state, self.horizon, self.growth = state, horizon, growth
+        self.state, self.horizon, self.growth, self.head_start = state, horizon, growth, head_start
         self.train_cameras = scene_loss.cameras.take(self.train)
         self.extent_world = self.train_cameras.extent_world or 1.0
         self.guarded, self.leans = guarded, guarded and Need.TRUST in optimizer.needs
@@ -222,8 +224,8 @@ class Rollout:
     def _context(self, state: RolloutState, batch: LossGradient, views: Sequence[int], sh_degree: int) -> StepContext:
         model = scene_model(self.scene_loss, self.optimizer.needs, state.scene, views, sh_degree)
         return StepContext(
-            step=state.step,
-            horizon=self.horizon,
+            step=self.head_start + state.step,
+            horizon=None if self.horizon is None else self.head_start + self.horizon,
             batch_views=len(self.train if self.by_renderings else views),
             train_views=len(self.train),
             extent_world=self.extent_world,

@@ -33,7 +33,7 @@ from learn2splat.run_folder import RunFolder, machine, shareable_yaml
 from learn2splat.scene.gaussians import GaussianScene
 from learn2splat.scene.ply import write_ply
 from learn2splat.scene.rig import geometric_findings
-from learn2splat.start import start_prediction
+from learn2splat.start import head_start, start_prediction
 from learn2splat.uncertainty import OFF, chosen_proximal
 from learn2splat.video import mp4
 
@@ -145,7 +145,17 @@ class Session:
             proximal = chosen_proximal(config.uncertainty, str(config.init), self.scene_loss, initial.scene, self.train)
         guarded = config.guard != "off"
         self.rollout = Rollout(
-            self.scene_loss, self.train, optimizer, sampler, state, horizon, self.probe, guarded, growth, proximal
+            self.scene_loss,
+            self.train,
+            optimizer,
+            sampler,
+            state,
+            horizon,
+            self.probe,
+            guarded,
+            growth,
+            proximal,
+            head_start(str(config.init)),
         )
         self.metrics: list[dict[str, Any]] = []
         if folder is not None and resume:

@@ -27,6 +27,8 @@ UPDATER = "resplat"
 """The updater that refines predictions unless another is named."""
 ITERATIONS = 4
 """Updates of a refinement: as many as updaters are trained for."""
+REFINED_WORTH = 30
+"""Updates of an optimizer that a refined prediction is worth: the first, longest ones would undo it."""
 
 
 def start_prediction(
@@ -70,6 +72,11 @@ def start_prediction(
         found = refined(found, on, chosen, load_updater(updater.removeprefix(":")))
     rows = kept_rows(len(found.scene), max_gaussians, torch.Generator().manual_seed(seed))
     return replace(found.take(rows), scene=found.scene.take(rows).with_sh_degree(sh_degree), precision=None)
+
+
+def head_start(kind: str) -> int:
+    """How many updates an initial scene of this ``kind`` is worth."""
+    return REFINED_WORTH if REFINE in kind and kind.startswith(PREDICT) else 0
 
 
 def refined(found: Prediction, on: SceneLoss, views: Sequence[int], updater: SceneOptimizer) -> Prediction:

@@ -38,7 +38,7 @@ from learn2splat.render.auto import auto_renderer
 from learn2splat.rollout import Rollout
 from learn2splat.rollout_state import RolloutState
 from learn2splat.scene_loss import SceneLoss
-from learn2splat.start import start_prediction
+from learn2splat.start import REFINED_WORTH, start_prediction
 
 ITERATIONS, FURTHER = 4, 8
 """Iterations that the updater is trained for, and how many are looked at."""
@@ -58,13 +58,18 @@ Curve = dict[str, tuple[float, float]]
 
 
 def curve(
-    loss: SceneLoss, views: tuple[list[int], list[int]], optimizer: SceneOptimizer, start: Prediction, marks: list[int]
+    loss: SceneLoss,
+    views: tuple[list[int], list[int]],
+    optimizer: SceneOptimizer,
+    start: Prediction,
+    marks: list[int],
+    head_start: int = 0,
 ) -> tuple[Curve, Prediction]:
     """What ``optimizer`` makes of ``start``, and the Gaussians at the last of ``marks``."""
     train, test = views
     state = RolloutState.start(start.scene, optimizer, features=start.features)
     sampler = RandomViews(loss.data.cameras, train, BATCH, seed=0)
-    rollout = Rollout(loss, train, optimizer, sampler, state, horizon=marks[-1])
+    rollout = Rollout(loss, train, optimizer, sampler, state, horizon=marks[-1], head_start=head_start)
     found: Curve = {"0": (loss.psnr(start.scene, test), 0.0)}
     for record in rollout.run(marks[-1]):
         if record.step in marks:
@@ -108,9 +113,11 @@ def measured(
     predicted = start_prediction(data, views[0], f"predict:{arguments.initialiser}", sh_degree=SH_DEGREE)
     count = len(predicted.scene)
 
-    def run(label: str, optimizer: SceneOptimizer, start: Prediction, marks: Sequence[int] = MARKS) -> None:
+    def run(
+        label: str, optimizer: SceneOptimizer, start: Prediction, marks: Sequence[int] = MARKS, head_start: int = 0
+    ) -> None:
         if label not in curves:
-            curves[label], _ = curve(loss, views, optimizer, start, list(marks))
+            curves[label], _ = curve(loss, views, optimizer, start, list(marks), head_start)
 
     for optimizer in optimizers:
         run(f"predict, {optimizer}", method(optimizer).build(), predicted)
@@ -128,7 +135,7 @@ def measured(
         run(UPDATER, updater, predicted, range(FURTHER + 1))
         for label, other in blinded(updater).items():
             run(label, other, predicted, range(ITERATIONS + 1))
-        run(f"predict, {UPDATER}, {optimizers[-1]}", last(), refined)
+        run(f"predict, {UPDATER}, {optimizers[-1]}", last(), refined, head_start=REFINED_WORTH)
     return {"scene": name, "gaussians": count, "views": len(views[0]), "curves": curves}
 
 

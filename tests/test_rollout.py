@@ -92,6 +92,17 @@ def test_resumed_is_the_same_to_the_bit(tmp_path: Path, cut: int) -> None:
     assert straight.state.running_loss == second.state.running_loss
 
 
+def test_with_a_head_start_schedules_begin_where_it_ends() -> None:
+    rates, (late, early) = GroupRates(means=0.5, means_unit="footprint"), (rollout(fast_adam()) for _ in range(2))
+    late.head_start = 60
+    early.optimizer = Adam(rates, PowerDecay(scale=5.0 / 4**0.5, warm=20.0, power=0.0))
+    late.optimizer = Adam(rates, PowerDecay(scale=5.0, warm=20.0, power=0.5))
+    records = [next(run.run(1)) for run in (late, early)]
+    assert [record.step for record in records] == [1, 1]
+    for name, tensor in late.state.scene.items():
+        torch.testing.assert_close(tensor, getattr(early.state.scene, name), rtol=1e-6, atol=1e-6)
+
+
 def test_average_is_the_weighted_mean_of_the_trajectory() -> None:
     run = rollout(fast_adam())
     average = run.state.scene.means

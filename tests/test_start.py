@@ -21,7 +21,7 @@ from learn2splat.predict.saved import SavedPrediction, save_prediction
 from learn2splat.predict.views import predicted
 from learn2splat.scene.gaussians import sh0_to_rgb
 from learn2splat.scene.ply import read_ply
-from learn2splat.start import load_initialiser, load_updater, start_prediction
+from learn2splat.start import head_start, load_initialiser, load_updater, start_prediction
 from tests.conftest import random_scene, ring_cameras
 from tests.data import test_transforms as transforms
 from tests.test_cli import l2s
@@ -147,6 +147,8 @@ def test_only_predictions_are_refined() -> None:
     data = capture()
     with pytest.raises(UserError, match=r"init=random\+refine: only predictions can be refined"):
         start_prediction(data, data.train, "random+refine")
+    assert [head_start(kind) for kind in ("sfm", "predict", "ply:+refine.ply")] == [0, 0, 0]
+    assert head_start("predict:net+refine:updater") == head_start("predict+refine") > 0
 
 
 def test_a_scene_without_points_starts_from_those_of_a_file_or_at_random(here: Path) -> None:

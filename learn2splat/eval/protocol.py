@@ -27,6 +27,7 @@ from learn2splat.render.base import Renderer
 from learn2splat.rollout import Rollout
 from learn2splat.rollout_state import OutcomeKind, RolloutState, StepRecord
 from learn2splat.scene.gaussians import GaussianScene
+from learn2splat.start import head_start
 
 TURN_STEPS = 10
 """Steps that one method takes before it is the next one's turn."""
@@ -212,7 +213,10 @@ def _begin(method: Method, start: Start, budgets: Budgets) -> _Run:
     state = RolloutState.start(start.scene, optimizer, method.average, features=start.features)
     horizon = max(budgets.steps, default=None)
     hold = None if method.hold is None else method.hold(start)
-    rollout = Rollout(start.loss, train, optimizer, sampler, state, horizon, probe, method.guard, proximal=hold)
+    worth = head_start(start.task.init)
+    rollout = Rollout(
+        start.loss, train, optimizer, sampler, state, horizon, probe, method.guard, proximal=hold, head_start=worth
+    )
     seconds = math.inf if budgets.steps else max(budgets.seconds)
     records = rollout.run(sys.maxsize if horizon is None else horizon, time_budget=seconds)
     loss = SQUARED_ERROR if Need.SQUARED_ERROR_MODEL in optimizer.needs else PHOTOMETRIC
