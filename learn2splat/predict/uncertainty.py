@@ -19,6 +19,8 @@ LEAST = 1e-2
 differentiated well, and the anchor gets no gradient."""
 MOST = 1e3
 """Upper bound, likewise: there nothing moves."""
+CENTRE, REACH = (math.log(MOST) + math.log(LEAST)) / 2, (math.log(MOST) - math.log(LEAST)) / 2
+"""Middle and half the length of the range of their logarithms."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +53,8 @@ class UncertaintyHead(nn.Module):
 
     Diff3R (arXiv 2604.01030) adds such an output to its feed-forward network. This one stands beside any source of
     Gaussians, since all it looks at can be measured on them. Relative to the curvature, a precision suits any loss,
-    number of pixels and unit of length. Untrained it is ``start`` everywhere.
+    number of pixels and unit of length. Untrained it is ``start`` everywhere. Its logarithm is bounded smoothly, by a
+    hyperbolic tangent: at a bound that cuts, the gradient would die.
 
     Args:
         width: of the two hidden layers.
@@ -65,14 +68,12 @@ class UncertaintyHead(nn.Module):
         last = nn.Linear(width, len(GROUPS))
         self.layers = nn.Sequential(nn.Linear(FEATURES, width), nn.GELU(), nn.Linear(width, width), nn.GELU(), last)
         nn.init.zeros_(last.weight)
-        nn.init.constant_(last.bias, math.log(start - LEAST))
+        nn.init.constant_(last.bias, REACH * math.atanh((math.log(start) - CENTRE) / REACH))
 
     def forward(self, features: Tensor, curvature: Tensor) -> GroupPrecision:
         """Precisions from features [N, FEATURES] and mean curvatures [groups]; differentiable in the weights."""
-        relative = (
-            self.layers(features.to(curvature.device, next(self.parameters()).dtype)).clamp_max(math.log(MOST)).exp()
-            + LEAST
-        )
+        found = self.layers(features.to(curvature.device, next(self.parameters()).dtype))
+        relative = (CENTRE + REACH * (found / REACH).tanh()).exp()
         return GroupPrecision(relative * curvature.to(relative))
 
 
