@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -58,17 +59,22 @@ class UncertaintyHead(nn.Module):
 
     Args:
         width: of the two hidden layers.
-        start: untrained precision, in units of the group's mean curvature.
+        start: untrained precision, of all groups or of each, in units of the group's mean curvature.
+
+    Raises:
+        ValueError: a start is not between `LEAST` and `MOST`, or their number is not that of `GROUPS`.
     """
 
-    def __init__(self, width: int = 32, start: float = 1.0) -> None:
+    def __init__(self, width: int = 32, start: float | Sequence[float] = 1.0) -> None:
         super().__init__()
-        if not LEAST < start < MOST:
-            raise ValueError(f"start is {start}; it must lie between {LEAST} and {MOST}")
+        starts = torch.tensor([start] * len(GROUPS) if isinstance(start, int | float) else list(start))
+        if len(starts) != len(GROUPS) or not bool(((starts > LEAST) & (starts < MOST)).all()):
+            raise ValueError(f"start is {start}; give one or {len(GROUPS)} numbers between {LEAST} and {MOST}")
         last = nn.Linear(width, len(GROUPS))
         self.layers = nn.Sequential(nn.Linear(FEATURES, width), nn.GELU(), nn.Linear(width, width), nn.GELU(), last)
         nn.init.zeros_(last.weight)
-        nn.init.constant_(last.bias, REACH * math.atanh((math.log(start) - CENTRE) / REACH))
+        with torch.no_grad():
+            last.bias.copy_(REACH * ((starts.log() - CENTRE) / REACH).atanh())
 
     def forward(self, features: Tensor, curvature: Tensor) -> GroupPrecision:
         """Precisions from features [N, FEATURES] and mean curvatures [groups]; differentiable in the weights."""

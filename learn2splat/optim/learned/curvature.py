@@ -30,7 +30,7 @@ class CurvatureTrait(torch.nn.Module):
     log(1 + t). Untrained they are 0, and the update is the rule's to the bit.
 
     Args:
-        rule: whose steps are meant; it is trained along.
+        rule: whose steps are meant; its constants stay as they are.
         every: steps between two looks at the curvature.
     """
 
@@ -38,8 +38,14 @@ class CurvatureTrait(torch.nn.Module):
         super().__init__()
         if every < 1:
             raise ValueError(f"every={every}: give 1 or more")
-        self.rule, self.every = rule, every
+        self.rule, self.every = rule.eval().requires_grad_(False), every
         self.power = torch.nn.Parameter(torch.zeros(len(GROUPS), len(rule.log_knots)))
+
+    def train(self, mode: bool = True) -> CurvatureTrait:
+        """The rule stays in evaluation mode: it is not trained here."""
+        super().train(mode)
+        self.rule.eval()
+        return self
 
     @property
     def needs(self) -> frozenset[Need]:
@@ -48,16 +54,14 @@ class CurvatureTrait(torch.nn.Module):
     def perturbed(self, generator: torch.Generator) -> CurvatureTrait:
         """A copy on a perturbed rule."""
         other = copy.deepcopy(self).eval()
-        other.rule = self.rule.perturbed(generator)
+        other.rule = self.rule.perturbed(generator).requires_grad_(False)
         return other
 
     def coarse(self, train_views: int) -> list[dict[str, Tensor]]:
-        """Those of the rule, and shifts of the power of one group, early or late."""
+        """Shifts of the power of one group, early or late."""
         late = late_share(self.rule.log_knots)
         spans = ([POWER_UNIT * (1 - share) for share in late], [POWER_UNIT * share for share in late])
-        own = [{"power": row_of(self.power, row, span)} for row in range(len(GROUPS)) for span in spans]
-        of_rule = self.rule.coarse(train_views)
-        return [{f"rule.{name}": unit for name, unit in direction.items()} for direction in of_rule] + own
+        return [{"power": row_of(self.power, row, span)} for row in range(len(GROUPS)) for span in spans]
 
     def init(self, scene: GaussianScene) -> OptimizerState:
         state = self.rule.init(scene)
@@ -66,7 +70,8 @@ class CurvatureTrait(torch.nn.Module):
     def update(
         self, grads: GaussianScene, state: OptimizerState, scene: GaussianScene, context: StepContext
     ) -> tuple[GaussianScene, OptimizerState]:
-        update, new = self.rule.update(grads, state, scene, context)
+        with torch.no_grad():
+            update, new = self.rule.update(grads, state, scene, context)
         curvature = state.rows["curvature"]
         if context.step % self.every == 0:
             if context.model is None:
