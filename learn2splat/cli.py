@@ -60,7 +60,8 @@ Examples:
 @click.option(
     "--init",
     metavar="KIND",
-    help="auto, sfm, hull, random, ply:FILE or predict[:FOLDER] (auto: the first of sfm, hull, random that can be).",
+    help="auto, sfm, hull, random, ply:FILE or predict[:FOLDER][+refine[:FOLDER]] "
+    "(auto: the first of sfm, hull, random that can be).",
 )
 @click.option("--views", metavar="KIND", help="dense, or sparse:K for K context views (dense).")
 @click.option("--batch-views", type=int, help="Views per step (4).")

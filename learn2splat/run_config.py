@@ -12,6 +12,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from learn2splat.config import BadConfigError, compose
 from learn2splat.optim.learned.pretrained import is_pretrained, pretrained_config
 from learn2splat.run_folder import RunFolder
+from learn2splat.start import REFINE
 
 DEFAULT_OPTIMIZER = "l2s"
 DENSIFIED_STEPS = 3000
@@ -136,9 +137,15 @@ def _text(key: str, value: str) -> str:
         return f"ply:{Path(value.removeprefix('ply:')).expanduser().resolve()}"
     if key == "uncertainty" and Path(value).expanduser().is_dir():
         return str(Path(value).expanduser().resolve())
-    if key == "init" and value.startswith("predict:") and Path(value.removeprefix("predict:")).expanduser().is_dir():
-        return f"predict:{Path(value.removeprefix('predict:')).expanduser().resolve()}"
+    if key == "init" and value.startswith("predict"):
+        return REFINE.join(map(_absolute, value.split(REFINE)))
     return value
+
+
+def _absolute(kind: str) -> str:
+    """KIND:FOLDER with an absolute path where there is such a folder."""
+    name, _, folder = kind.partition(":")
+    return f"{name}:{Path(folder).expanduser().resolve()}" if folder and Path(folder).expanduser().is_dir() else kind
 
 
 def _whole(value: Any, least: int) -> bool:

@@ -166,6 +166,7 @@ class Session:
             random_count=config.init_gaussians,
             max_gaussians=config.max_gaussians,
             seed=config.seed,
+            scene_loss=self.scene_loss,
         )
         return replace(found, scene=found.scene.to(device))
 

@@ -10,14 +10,23 @@ import torch
 
 from learn2splat import checkpoint
 from learn2splat.data.base import SceneData
+from learn2splat.data.views import RandomViews
 from learn2splat.errors import UserError
+from learn2splat.optim.base import SceneOptimizer, to_device
 from learn2splat.optim.learned.pretrained import INITIALISER, SHIPPED, load_pretrained, shipped
 from learn2splat.predict import saved
 from learn2splat.predict.base import Initialiser, Prediction
-from learn2splat.predict.views import predicted
+from learn2splat.predict.views import predicted, shown
+from learn2splat.rollout import Rollout
+from learn2splat.rollout_state import OutcomeKind, RolloutState
 from learn2splat.scene.initialise import initial_scene, kept_rows
+from learn2splat.scene_loss import SceneLoss
 
-PREDICT = "predict"
+PREDICT, REFINE = "predict", "+refine"
+UPDATER = "resplat"
+"""The updater that refines predictions unless another is named."""
+ITERATIONS = 4
+"""Updates of a refinement: as many as updaters are trained for."""
 
 
 def start_prediction(
@@ -29,18 +38,75 @@ def start_prediction(
     random_count: int = 10_000,
     max_gaussians: int | None = None,
     seed: int = 0,
+    scene_loss: SceneLoss | None = None,
 ) -> Prediction:
-    """`initial_scene`, with "predict" and "predict:FOLDER" among the kinds (see `load_initialiser`), and what is known
-    about its Gaussians."""
+    """`initial_scene`, with predictions among the kinds, and what is known about its Gaussians.
+
+    The kinds of predictions are "predict", "predict:FOLDER" (see `load_initialiser`) and either with "+refine" or
+    "+refine:FOLDER" behind it: `refined` by the updater that ships, or by another one.
+
+    Args:
+        data, train, kind, sh_degree, random_count, max_gaussians, seed: as for `initial_scene`.
+        scene_loss: of ``data``; what a refinement goes by.
+
+    Raises:
+        UserError: there is no such initialiser or updater, or the photos do not suit it.
+    """
+    kind, refine, updater = kind.partition(REFINE)
     name, _, folder = kind.partition(":")
+    if refine and name != PREDICT:
+        raise UserError(f"init={kind}{refine}{updater}: only predictions can be refined; give predict{REFINE}")
     if name != PREDICT:
         scene = initial_scene(
             data, train, kind, sh_degree=sh_degree, random_count=random_count, max_gaussians=max_gaussians, seed=seed
         )
         return Prediction(scene)
-    found = predicted(data, train, load_initialiser(folder))
+    data, chosen = shown(data, train)
+    found = predicted(data, chosen, load_initialiser(folder))
+    if refine:
+        if scene_loss is None:
+            raise ValueError("a refinement needs a scene_loss")
+        on = SceneLoss(data, scene_loss.renderer, scene_loss.loss, scene_loss.background, scene_loss.device)
+        found = refined(found, on, chosen, load_updater(updater.removeprefix(":")))
     rows = kept_rows(len(found.scene), max_gaussians, torch.Generator().manual_seed(seed))
     return replace(found.take(rows), scene=found.scene.take(rows).with_sh_degree(sh_degree), precision=None)
+
+
+def refined(found: Prediction, on: SceneLoss, views: Sequence[int], updater: SceneOptimizer) -> Prediction:
+    """What ``updater`` makes of ``found`` in `ITERATIONS` updates (ReSplat, arXiv 2510.08575).
+
+    Args:
+        found: a prediction.
+        on: photos and renderer.
+        views: which photos to go by, all at once.
+        updater: starts from the features of ``found``.
+
+    Raises:
+        UserError: it does not know these features, or what it makes of them is not finite.
+    """
+    scene = found.scene.to(on.device)
+    to_device(updater, on.device)
+    features = None if found.features is None else found.features.to(on.device)
+    sampler = RandomViews(on.cameras, views, len(views), seed=0)
+    state = RolloutState.start(scene, updater, features=features)
+    rollout = Rollout(on, views, updater, sampler, state, horizon=ITERATIONS)
+    for _ in rollout.run(ITERATIONS):
+        pass
+    if rollout.outcome().kind is not OutcomeKind.OK:
+        raise UserError(f"{on.data.name}: the prediction cannot be refined ({rollout.outcome().message})")
+    return Prediction(rollout.state.scene.to(found.scene.means.device))
+
+
+def load_updater(name: str) -> SceneOptimizer:
+    """A trained updater: a folder, the name of a shipped one, or empty for `UPDATER`.
+
+    Raises:
+        UserError: there is none.
+    """
+    if not name and UPDATER not in shipped():
+        raise UserError(f"no trained updater is installed: `make train-resplat`, then --init predict{REFINE}:FOLDER")
+    found: SceneOptimizer = load_pretrained(name or UPDATER)  # type: ignore[assignment]
+    return found
 
 
 def load_initialiser(name: str) -> Initialiser:

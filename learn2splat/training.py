@@ -10,13 +10,15 @@ from typing import Any
 
 import torch
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 from learn2splat import __version__
 from learn2splat.config import build
 from learn2splat.data.base import SceneData
 from learn2splat.data.sources import load_scene
 from learn2splat.errors import UserError
-from learn2splat.files import shareable_paths
+from learn2splat.files import shareable_paths, write_text
 from learn2splat.meta.estimator import TaskSource
 from learn2splat.meta.listener import Listeners, TrainingListener
 from learn2splat.meta.progress import Progress
@@ -27,6 +29,9 @@ from learn2splat.optim.learned.pretrained import INITIALISER, KIND, UNCERTAINTY,
 from learn2splat.predict.uncertainty import UncertaintyHead
 from learn2splat.run_folder import command, shareable_yaml
 from learn2splat.scoring import scene_names
+
+MAY_CHANGE = ("out", "device", "renderer", "train.meta_steps", "train.checkpoint_seconds", "train.validate_every")
+"""Settings, with all below them, that may differ when a training is resumed."""
 
 
 @cache
@@ -76,10 +81,14 @@ def meta_train(
         config: as composed from ``configs/meta_train.yaml``.
         stop: asked before each meta-step.
         listener: hears of the training; of several processes, the first one's.
+
+    Raises:
+        UserError: its folder holds a training with other settings, or something that was named does not fit.
     """
     device = str(config.device)
     rank = _join_processes(device)
     folder = Path(config.out)
+    _keep_settings(config, rank)
     with torch.random.fork_rng():
         torch.manual_seed(config.train.seed)  # initial weights
         optimizer = build(config.trainee)
@@ -107,6 +116,37 @@ def meta_train(
     else:
         trainer.run(stop=stop)
     return folder / _kind(optimizer) if trainer.finished else None
+
+
+def _keep_settings(config: DictConfig, rank: int) -> None:
+    """Write the settings beside the checkpoint; one that is there must come from the same, but for `MAY_CHANGE`."""
+    file = Path(config.out) / "config.yaml"
+    settings = OmegaConf.create(OmegaConf.to_container(config, resolve=True))
+    if file.is_file() and (Path(config.out) / "checkpoint-0").exists():
+        try:
+            then, now = (_flat(OmegaConf.to_container(entry)) for entry in (OmegaConf.load(file), settings))
+        except (YAMLError, OmegaConfBaseException, ValueError, OSError) as error:
+            raise UserError(f"{file} is damaged ({type(error).__name__}); delete it to resume without it") from error
+        differing = [
+            f"{key} was {then.get(key)} and is {now.get(key)}"
+            for key in sorted(then.keys() | now.keys())
+            if then.get(key) != now.get(key) and not any(f"{key}.".startswith(f"{free}.") for free in MAY_CHANGE)
+        ]
+        if differing:
+            raise UserError(
+                f"{config.out} holds a training with other settings ({'; '.join(differing[:5])}): "
+                "repeat them to resume it, or give another out"
+            )
+    elif rank == 0:
+        write_text(file, OmegaConf.to_yaml(settings))
+
+
+def _flat(settings: Any, above: str = "") -> dict[str, Any]:
+    """Dotted name -> value of everything in nested ``settings``."""
+    if isinstance(settings, dict):
+        named = [_flat(value, f"{above}.{key}" if above else str(key)) for key, value in settings.items()]
+        return {key: value for part in named for key, value in part.items()}
+    return {above: settings}
 
 
 def _lead(trainer: MetaTrainer[Any], listener: TrainingListener, stop: Callable[[], bool], config: DictConfig) -> None:

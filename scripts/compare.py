@@ -95,12 +95,18 @@ def main() -> None:
     parser.add_argument("--optimizers", default="adam,adam-tuned", help="names or folders, comma-separated")
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--scenes", type=int, help="only so many, from the first")
+    parser.add_argument("--named", help="only scenes whose names contain one of these, comma-separated")
+    parser.add_argument("--steps", help="when to evaluate, comma-separated, instead of the tier's")
     parser.add_argument("--no-grid", action="store_true")
     parser.add_argument("--only-report", action="store_true", help="tables of the rows there are")
     arguments = parser.parse_args()
 
     tier = TIERS[arguments.tier]
+    if arguments.steps:
+        tier = replace(tier, steps=tuple(map(int, arguments.steps.split(","))))
     tasks = tasks_of(tier, arguments.captures)
+    if arguments.named:
+        tasks = [task for task in tasks if any(name in task.scene for name in arguments.named.split(","))]
     compared = [pinned(method(name)) for name in arguments.optimizers.split(",")]
     grid = adam_grid() if tier.grid and not arguments.no_grid else []
     store, renderer = RowStore(arguments.rows), auto_renderer()

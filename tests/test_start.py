@@ -21,7 +21,7 @@ from learn2splat.predict.saved import SavedPrediction, save_prediction
 from learn2splat.predict.views import predicted
 from learn2splat.scene.gaussians import sh0_to_rgb
 from learn2splat.scene.ply import read_ply
-from learn2splat.start import load_initialiser, start_prediction
+from learn2splat.start import load_initialiser, load_updater, start_prediction
 from tests.conftest import random_scene, ring_cameras
 from tests.data import test_transforms as transforms
 from tests.test_cli import l2s
@@ -93,6 +93,8 @@ def test_without_weights_it_says_how_to_get_some(
     monkeypatch.setattr(pretrained, "SHIPPED", tmp_path)
     assert l2s("optimize", "--scene", SCENE, "--init", "predict", "--optimizer", "adam", "--quiet") == 2
     assert "make train-predict" in capsys.readouterr().err
+    with pytest.raises(UserError, match="make train-resplat"):
+        load_updater("")
 
 
 @pytest.mark.parametrize("kind", ["net", "saved"])
@@ -139,6 +141,12 @@ def test_a_prediction_is_thinned_to_what_is_allowed(trained: Path) -> None:
     assert torch.equal(found.features, everything.features[rows])
     with pytest.raises(UserError, match="1 views"):
         start_prediction(replace(data, train=[0]), [0], f"predict:{trained}")
+
+
+def test_only_predictions_are_refined() -> None:
+    data = capture()
+    with pytest.raises(UserError, match=r"init=random\+refine: only predictions can be refined"):
+        start_prediction(data, data.train, "random+refine")
 
 
 def test_a_scene_without_points_starts_from_those_of_a_file_or_at_random(here: Path) -> None:

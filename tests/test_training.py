@@ -24,6 +24,8 @@ from learn2splat.optim.learned.resplat import RecurrentUpdater
 from learn2splat.optim.learned.rule import LearnedRule
 from learn2splat.optim.learned.tiny import LearnedGain
 from learn2splat.predict.compact import CompactInitialiser
+from learn2splat.scene.ply import read_ply
+from learn2splat.start import ITERATIONS
 from learn2splat.training import meta_train
 from tests.test_cli import SCENE, l2s
 
@@ -62,6 +64,17 @@ def test_the_manifest_says_how_it_was_made(folder: Path) -> None:
     assert [row["meta_step"] for row in config["about"]["history"]] == [0, 1, 2]
 
 
+def test_a_training_is_resumed_with_its_own_settings_only(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    again = ["meta-train", "--out", folder / "rule", "--quiet", *SMALL]
+    before = checkpoint.digest_of(folder / "rule" / "checkpoint-0")
+    assert l2s(*again, "train.lr=1e-4", "data.first_seed=7") == 2
+    said = capsys.readouterr().err
+    assert "data.first_seed was 100000 and is 7; train.lr was 0.015 and is 0.0001" in said
+    assert "give another out" in said
+    assert l2s(*again, "train.validate_every=2") == 0
+    assert checkpoint.digest_of(folder / "rule" / "checkpoint-0") == before
+
+
 def test_paths_and_command_are_recorded_as_typed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert l2s("scene", "make", "--out", "captures/my room", "--views", "8", "--width", "32") == 0
@@ -86,6 +99,7 @@ def test_without_tensorboard_training_works_and_says_how_to_get_it(
     assert {path.name for path in (tmp_path / "run").iterdir()} == {
         "buffer-0",
         "checkpoint-0",
+        "config.yaml",
         "optimizer",
         "report.html",
     }
@@ -167,6 +181,22 @@ def test_an_initialiser_and_an_updater_on_top_of_it_are_trained_and_used(here: P
     arguments += ["--init", "predict:net/initialiser", "--optimizer", "updater/optimizer"]
     assert l2s("optimize", *arguments) == 0
     assert l2s("meta-train", "--quiet", "--out", "other", "experiment=resplat", "initialiser=nothing", *small[:-1]) == 2
+    refined_and_stepped(here)
+
+
+def refined_and_stepped(here: Path) -> None:
+    """A refined prediction is what as many steps of the updater give."""
+    scene = ["optimize", "--scene", SCENE, "--views", "sparse:3", "--no-guard", "--average", "off", "--quiet"]
+    init = ["--init", "predict:net/initialiser"]
+    assert l2s(*scene, *init, "--optimizer", "updater/optimizer", "--steps", str(ITERATIONS), "--out", "stepped") == 0
+    init[1] += "+refine:updater/optimizer"
+    assert l2s(*scene, *init, "--steps", "0", "--out", "refined") == 0
+    stepped, refined, plain = (read_ply(here / run / "point_cloud.ply") for run in ("stepped", "refined", "run"))
+    for name, tensor in stepped.items():
+        assert torch.equal(tensor, getattr(refined, name)), name
+    assert not torch.equal(refined.means, plain.means)
+    assert "/updater/optimizer" in (here / "refined" / "config.yaml").read_text()
+    assert l2s("optimize", "--resume", "--out", "refined", "--steps", "2", "--quiet") == 0
 
 
 def test_an_initialiser_is_trained_for_an_optimizer_and_the_optimizer_for_it(here: Path) -> None:

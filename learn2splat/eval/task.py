@@ -109,9 +109,15 @@ def prepare(
     train, test = choose_views(data, task.views, task.seed)
     if not test:
         raise UserError(f"{data.name}: no view is held out, so nothing can be measured; lower test_every")
+    loss = SceneLoss(data, renderer, PhotometricLoss(), background, device)
     found = start_prediction(
-        data, train, task.init, sh_degree=task.sh_degree, max_gaussians=task.max_gaussians, seed=task.seed
+        data,
+        train,
+        task.init,
+        sh_degree=task.sh_degree,
+        max_gaussians=task.max_gaussians,
+        seed=task.seed,
+        scene_loss=loss,
     )
     features = None if found.features is None else found.features.to(device)
-    loss = SceneLoss(data, renderer, PhotometricLoss(), background, device)
     return Start(task, loss, train, test, found.scene.to(device), features)

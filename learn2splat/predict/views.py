@@ -19,17 +19,11 @@ MOST_PIXELS = 2**20
 """Pixels that it is shown at most, in all views."""
 
 
-@torch.no_grad()
-def predicted(data: SceneData, views: Sequence[int], initialiser: Initialiser) -> Prediction:
-    """What ``initialiser`` says about the scene of ``data``, from well-spread views and smaller photos if need be.
-
-    Args:
-        data: the capture.
-        views: to choose from.
-        initialiser: whom to ask.
+def shown(data: SceneData, views: Sequence[int]) -> tuple[SceneData, list[int]]:
+    """The capture as an initialiser is shown it, with smaller photos if need be, and which of ``views``: spread well.
 
     Raises:
-        UserError: the photos differ in size, or their number does not suit the initialiser.
+        UserError: the photos differ in size.
     """
     chosen = list(views)
     if len(chosen) > MOST_VIEWS:
@@ -44,6 +38,22 @@ def predicted(data: SceneData, views: Sequence[int], initialiser: Initialiser) -
     scale = math.sqrt(MOST_PIXELS / (len(chosen) * width * height))
     if scale < 1:
         data = shrink(data, int(scale * max(width, height)))
+    return data, chosen
+
+
+@torch.no_grad()
+def predicted(data: SceneData, views: Sequence[int], initialiser: Initialiser) -> Prediction:
+    """What ``initialiser`` says about the scene of ``data`` when it is `shown` it.
+
+    Args:
+        data: the capture.
+        views: to choose from.
+        initialiser: whom to ask.
+
+    Raises:
+        UserError: the photos differ in size, or their number does not suit the initialiser.
+    """
+    data, chosen = shown(data, views)
     images = torch.stack([data.photos[view] for view in chosen]).float() / 255.0
     try:
         return initialiser(images, data.cameras.take(chosen))

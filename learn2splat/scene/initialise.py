@@ -60,7 +60,7 @@ def initial_scene(
     elif kind in ("auto", "hull", "random"):
         scene = from_points(_scattered(data, train, kind, random_count, generator), sh_degree)
     else:
-        raise UserError(f"init={kind!r}: give auto, sfm, hull, random, ply:FILE or predict:FOLDER")
+        raise UserError(f"init={kind!r}: give auto, sfm, hull, random, ply:FILE or predict[:FOLDER]")
     return scene.take(kept_rows(len(scene), max_gaussians, generator))
 
 

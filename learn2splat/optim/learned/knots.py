@@ -20,13 +20,13 @@ def log_positions(knots: Sequence[int]) -> list[float]:
 def hat_functions(number: int, log_knots: Sequence[float]) -> Tensor:
     """[knots] weights of a function piecewise linear in log(1 + number) and constant beyond the ends."""
     position = math.log1p(number)
-    hats = torch.zeros(len(log_knots), dtype=torch.float64)
+    hats = [0.0] * len(log_knots)
     above = next((i for i, knot in enumerate(log_knots) if knot >= position), len(log_knots) - 1)
     below = max(above - 1, 0) if position <= log_knots[above] else above
     share = 1.0 if above == below else (position - log_knots[below]) / (log_knots[above] - log_knots[below])
     hats[below] += 1 - share
     hats[above] += share
-    return hats
+    return torch.tensor(hats, dtype=torch.float64)
 
 
 def ramp(log_knots: Sequence[float], first: int, last: int) -> list[float]:
