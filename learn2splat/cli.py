@@ -76,7 +76,7 @@ Examples:
 @click.option(
     "--uncertainty",
     metavar="PATH",
-    help="Hold back what few views see: off, predict (as --init predict says), or the folder of a trained head (off).",
+    help="Hold back what few views see: off, predict (with --init predict), or the folder of a trained head (off).",
 )
 @click.option("--average", type=click.Choice(["on", "off"]), help="Output the running average of the parameters (on).")
 @click.option("--no-guard", is_flag=True, help="Trust learned optimizers blindly, and hold out none of few views.")

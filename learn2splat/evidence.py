@@ -19,6 +19,14 @@ from learn2splat.scene_loss import SceneLoss
 from learn2splat.scene_model import SceneModel
 
 TINY = 1e-12
+TYPICAL = (
+    *((2.3, 0.66), (0.32, 0.08), (0.13, 0.67), (0.76, 0.5), (0.84, 0.84), (2.3, 0.93), (0.074, 0.044), (0.022, 0.027)),
+    *((-1.4, 2.0),) * len(GROUPS),
+    *((0.4, 0.25),) * len(GROUPS),
+)
+"""Mean and standard deviation of what features are made of, over predicted Gaussians of procedural scenes."""
+MOST_SPREADS = 6.0
+"""Features lie within +-this."""
 
 
 @dataclass(frozen=True)
@@ -63,11 +71,11 @@ def evidence(scene_loss: SceneLoss, residuals: Residuals, scene: GaussianScene, 
     )
     sizes = scene.log_scales.mean(dim=1) - footprint.log()
     longest = scene.log_scales.amax(dim=1) - scene.log_scales.mean(dim=1)
-    looks = [sizes, longest, scene.logit_opacities / 3, total.log1p()]
-    known = [effective / 3, 1 / (1 + effective), *looks, 10 * error, 10 * dissent]
-    relative = (own / curvature + 1e-3).log() / 3
-    agreement = _agreement(scene_loss, scene, views)
-    own_features = torch.cat([torch.stack(known, dim=1), relative, agreement], dim=1)
+    known = [effective, 1 / (1 + effective), sizes, longest, scene.logit_opacities, total.log1p(), error, dissent]
+    relative = (own / curvature + 1e-3).log()
+    found = torch.cat([torch.stack(known, dim=1), relative, _agreement(scene_loss, scene, views)], dim=1)
+    typical, spread = torch.tensor(TYPICAL, device=found.device).unbind(dim=1)
+    own_features = ((found - typical) / spread).clamp(-MOST_SPREADS, MOST_SPREADS)
     of_scene = own_features.mean(dim=0).expand_as(own_features)
     return Evidence(effective, torch.cat([own_features, of_scene], dim=1), curvature)
 

@@ -135,7 +135,7 @@ def _text(key: str, value: str) -> str:
         return str(Path(value).expanduser().resolve())
     if key == "init" and value.startswith("ply:"):
         return f"ply:{Path(value.removeprefix('ply:')).expanduser().resolve()}"
-    if key == "uncertainty" and value not in ("off", "predict"):
+    if key == "uncertainty" and Path(value).expanduser().is_dir():
         return str(Path(value).expanduser().resolve())
     if key == "init" and value.startswith("predict"):
         return REFINE.join(map(_absolute, value.split(REFINE)))

@@ -41,13 +41,19 @@ class SceneModel:
         sh_degree: int | None = None,
     ) -> None:
         self._loss, self._residuals, self._sh_degree = scene_loss, residuals, sh_degree
-        self._scene, self._parts = scene, []
-        for index, cameras in scene_loss.cameras.take(list(views)).groups_by_size():
-            chosen = [views[i] for i in index.tolist()]
-            jacobian = scene_loss.renderer.jacobian(
-                scene, cameras, background=scene_loss.background, sh_degree=sh_degree
+        self._scene, self._views = scene, list(views)
+
+    @cached_property
+    def _parts(self) -> list[_Part]:
+        """Rendered when first asked for: not every step of an optimizer looks at the model."""
+        parts = []
+        for index, cameras in self._loss.cameras.take(self._views).groups_by_size():
+            chosen = [self._views[i] for i in index.tolist()]
+            jacobian = self._loss.renderer.jacobian(
+                self._scene, cameras, background=self._loss.background, sh_degree=self._sh_degree
             )
-            self._parts.append(self._part(chosen, len(chosen) / len(views), jacobian, None))
+            parts.append(self._part(chosen, len(chosen) / len(self._views), jacobian, None))
+        return parts
 
     def _part(self, views: list[int], share: float, jacobian: Jacobian, importance: Tensor | None) -> _Part:
         image = self._loss.masked(jacobian.output.image, views)

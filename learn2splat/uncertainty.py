@@ -8,7 +8,7 @@ from pathlib import Path
 from learn2splat import checkpoint
 from learn2splat.errors import UserError
 from learn2splat.evidence import predicted_proximal
-from learn2splat.optim.learned.pretrained import UNCERTAINTY, load_pretrained
+from learn2splat.optim.learned.pretrained import INITIALISER, UNCERTAINTY, load_pretrained, shipped
 from learn2splat.predict import saved
 from learn2splat.predict.base import Prediction
 from learn2splat.predict.uncertainty import UncertaintyHead
@@ -27,7 +27,8 @@ def chosen_proximal(
     """The pull towards ``initial``, or None for "off".
 
     Args:
-        kind: "off"; "predict": what the initialiser of ``init`` says; the folder of a trained head or of a prediction.
+        kind: "off"; "predict": what the initialiser of ``init`` says, or the head that ships with it; the folder of a
+            trained head, the name of a shipped one, or the folder of a prediction.
         init: how the initial scene was made.
         scene_loss: photos, renderer and loss of the run.
         initial: where it starts, N Gaussians.
@@ -42,11 +43,18 @@ def chosen_proximal(
         name, _, folder = init.partition(":")
         if name != PREDICT:
             raise UserError("uncertainty=predict needs --init predict[:FOLDER]; else give the folder of a trained head")
+        if folder in ("", *shipped(INITIALISER)):
+            return _by_head(f"{folder or shipped(INITIALISER)[0]}-{UNCERTAINTY}", scene_loss, initial, train)
         return _of(predicted(scene_loss.data, train, load_initialiser(folder)), initial, init)
     path = Path(kind)
     if path.is_dir() and checkpoint.kind_of(path) == saved.KIND:
         return _of(saved.SavedPrediction(path).prediction, initial, kind)
-    head = load_pretrained(kind, UNCERTAINTY)
+    return _by_head(kind, scene_loss, initial, train)
+
+
+def _by_head(name: str, scene_loss: SceneLoss, initial: GaussianScene, train: Sequence[int]) -> Proximal:
+    """The pull that a head predicts from what the views show of ``initial``."""
+    head = load_pretrained(name, UNCERTAINTY)
     assert isinstance(head, UncertaintyHead)
     return predicted_proximal(head.to(scene_loss.device), scene_loss, initial, train)
 
@@ -54,7 +62,8 @@ def chosen_proximal(
 def _of(prediction: Prediction, initial: GaussianScene, where: str) -> Proximal:
     """The pull that ``prediction`` holds, in the degree of harmonics of ``initial``; new harmonics are not pulled."""
     if prediction.precision is None:
-        raise UserError(f"{where}: it predicts no uncertainty; train a head with `l2s meta-train experiment=implicit`")
+        remedy = "train a head with `l2s meta-train experiment=implicit` and give its folder as --uncertainty"
+        raise UserError(f"{where}: it predicts no uncertainty; {remedy}")
     if len(prediction.precision) != len(initial):
         counts = f"{len(prediction.precision)} Gaussians, the run starts with {len(initial)}"
         raise UserError(f"{where}: its uncertainty is of {counts}; leave out --max-gaussians")

@@ -1,16 +1,18 @@
 """What learned precisions do for optimisation from three views, on scenes that they were not trained on.
 
     python scripts/uncertainty.py outputs/meta/implicit/uncertainty --rows uncertainty.jsonl --scenes 10
+    python scripts/uncertainty.py HEAD --rows captures.jsonl --scenes 0 --captures banana brighton_beach --draws 6
 
-Four runs per procedural scene: with and without precisions from the same initial scene, on clean photos and with a
-patch of one context photo replaced after the prediction. Runs that are in the file are not made again.
-Printed: held-out PSNR against steps, what is lost after the peak, what is lost by the patch, and the rank correlation
-of precision with the number of views.
+Four runs per task: with and without precisions from the same initial scene, on clean photos and with a patch of one
+context photo replaced after the prediction. Runs that are in the file are not made again. Printed: held-out PSNR
+against steps, what is lost after the peak of a run and of the mean over tasks, what is lost by the patch, and the rank
+correlation of precision with the number of views.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import math
 from pathlib import Path
@@ -20,7 +22,7 @@ import torch
 from scipy.stats import spearmanr
 
 from learn2splat.config import build, compose
-from learn2splat.data.sources import load_scene
+from learn2splat.eval.workers import kept_scene
 from learn2splat.evidence import evidence
 from learn2splat.losses import PhotometricLoss
 from learn2splat.meta.estimator import Ranges
@@ -43,13 +45,13 @@ def correlations(head: UncertaintyHead, score: UncertaintyScore, task: Task) -> 
 
 
 def measured(
-    head: UncertaintyHead, score: UncertaintyScore, ranges: dict[str, Ranges[Task]], name: str
+    head: UncertaintyHead, score: UncertaintyScore, ranges: dict[str, Ranges[Task]], name: str, draw: int
 ) -> dict[str, Any]:
     """One row."""
-    data = load_scene(name, test_every=0)
-    row: dict[str, Any] = {"scene": name}
+    data = kept_scene(name, score.config.max_size, 0)
+    row: dict[str, Any] = {"scene": name, "draw": draw}
     for which, tasks in ranges.items():
-        task = tasks.draw(data, torch.Generator().manual_seed(0))
+        task = tasks.draw(data, torch.Generator().manual_seed(draw))
         row |= {f"{which}/off": score.curve(None, task), f"{which}/on": score.curve(head, task)}
         row["gaussians"] = len(task.initial)
         if which == "clean":
@@ -65,10 +67,11 @@ def summary(rows: list[dict[str, Any]], steps: list[int]) -> str:
         error = float(found.std()) / math.sqrt(len(values)) if len(values) > 1 else math.nan
         return f"{float(found.mean()):+.3f} +- {error:.3f}"
 
-    lines = [f"{len(rows)} scenes", "run            " + "".join(f"{step:>8}" for step in steps)]
+    lines = [f"{len(rows)} tasks", "run            " + "".join(f"{step:>8}" for step in steps)]
     for run in ("clean/off", "clean/on", "corrupted/off", "corrupted/on"):
         curve = torch.tensor([row[run] for row in rows]).mean(dim=0)
-        lines.append(f"{run:<15}" + "".join(f"{value:8.2f}" for value in curve.tolist()))
+        fall = f"  end {float(curve.max() - curve[-1]):.2f} below the peak"
+        lines.append(f"{run:<15}" + "".join(f"{value:8.2f}" for value in curve.tolist()) + fall)
     for which in ("off", "on"):
         falls = [max(row[f"clean/{which}"]) - row[f"clean/{which}"][-1] for row in rows]
         drops = [row[f"clean/{which}"][-1] - row[f"corrupted/{which}"][-1] for row in rows]
@@ -85,7 +88,9 @@ def main() -> None:
     parser.add_argument("head", help="folder of the trained head")
     parser.add_argument("--rows", type=Path, required=True, help="file of finished scenes, one JSON line each")
     parser.add_argument("--scenes", type=int, default=10)
-    parser.add_argument("--first-seed", type=int, default=500000)
+    parser.add_argument("--first-seed", type=int, default=600000)
+    parser.add_argument("--captures", nargs="*", default=[], help="folders of more scenes")
+    parser.add_argument("--draws", type=int, default=1, help="tasks per scene, of different views")
     parser.add_argument("--steps", default="20,50,100,200,500,1000", help="after which to evaluate")
     parser.add_argument("overrides", nargs="*", help="of configs/meta_train.yaml, e.g. ranges.gaussians=150")
     arguments = parser.parse_intermixed_args()
@@ -101,11 +106,12 @@ def main() -> None:
     head = load_pretrained(arguments.head, UNCERTAINTY)
     assert isinstance(head, UncertaintyHead)
     rows = [json.loads(line) for line in arguments.rows.read_text().splitlines()] if arguments.rows.exists() else []
-    for seed in range(arguments.first_seed, arguments.first_seed + arguments.scenes):
-        made = config.validation
-        name = f"procedural:seed={seed},views={made.views},width={made.width}{made.spec}"
-        if name not in {row["scene"] for row in rows}:
-            rows.append(measured(head, score, ranges, name))
+    made, done = config.validation, {(row["scene"], row["draw"]) for row in rows}
+    seeds = range(arguments.first_seed, arguments.first_seed + arguments.scenes)
+    names = [f"procedural:seed={seed},views={made.views},width={made.width}{made.spec}" for seed in seeds]
+    for name, draw in itertools.product([*names, *arguments.captures], range(arguments.draws)):
+        if (name, draw) not in done:
+            rows.append(measured(head, score, ranges, name, draw))
             with arguments.rows.open("a") as stream:
                 stream.write(json.dumps(rows[-1]) + "\n")
     print(summary(rows, steps))

@@ -120,7 +120,7 @@ def test_a_run_takes_its_precision_from_a_head_or_from_a_prediction(tmp_path: Pa
         assert_equal(said.precision, constant(scene, 0.5))
     save_prediction(Prediction(scene), tmp_path / "silent")
     for kind, init in ((str(tmp_path / "silent"), "sfm"), ("predict", f"predict:{tmp_path / 'silent'}")):
-        with pytest.raises(UserError, match="it predicts no uncertainty"):
+        with pytest.raises(UserError, match="it predicts no uncertainty; train a head"):
             asked(kind, init)
     with pytest.raises(UserError, match="needs --init predict"):
         asked("predict")

@@ -11,12 +11,15 @@ import learn2splat as l2s
 from learn2splat.checkpoint import MANIFEST
 from learn2splat.config import build, compose
 from learn2splat.errors import UserError
-from learn2splat.optim.learned.pretrained import INITIALISER, KIND, SHIPPED, load_pretrained, shipped
+from learn2splat.optim.learned.pretrained import INITIALISER, KIND, SHIPPED, UNCERTAINTY, load_pretrained, shipped
 
 SCENE = "procedural:seed=1,views=10,width=48"
 
 
-@pytest.mark.parametrize(("kind", "name"), [(kind, name) for kind in (KIND, INITIALISER) for name in shipped(kind)])
+KINDS = (KIND, INITIALISER, UNCERTAINTY)
+
+
+@pytest.mark.parametrize(("kind", "name"), [(kind, name) for kind in KINDS for name in shipped(kind)])
 def test_each_is_built_from_its_manifest_and_says_how_it_was_made(kind: str, name: str) -> None:
     network = load_pretrained(name, kind)
     assert any(bool(tensor.any()) for tensor in network.parameters())
@@ -51,3 +54,16 @@ def test_few_views_start_far_ahead_of_sparse_points() -> None:
         return psnr
 
     assert start("predict") > start("sfm") + 3
+
+
+def test_each_initialiser_has_a_head_that_holds_its_gaussians_back() -> None:
+    assert shipped(UNCERTAINTY) == [f"{name}-{UNCERTAINTY}" for name in shipped(INITIALISER)]
+
+    def colours(uncertainty: str, steps: int = 20) -> torch.Tensor:
+        return l2s.optimize(
+            SCENE, steps=steps, init="predict", views="sparse:3", uncertainty=uncertainty, guard="off", average=False
+        ).scene.sh
+
+    start, held = colours("off", steps=0), colours("predict")
+    assert float((held - start).abs().mean()) < 0.5 * float((colours("off") - start).abs().mean())
+    assert torch.equal(colours(shipped(UNCERTAINTY)[0]), held)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -19,6 +20,8 @@ LEAST = 1e-2
 differentiated well, and the anchor gets no gradient."""
 MOST = 1e3
 """Upper bound, likewise: there nothing moves."""
+CENTRE, REACH = (math.log(MOST) + math.log(LEAST)) / 2, (math.log(MOST) - math.log(LEAST)) / 2
+"""Middle and half the length of the range of their logarithms."""
 
 
 @dataclass(frozen=True)
@@ -51,28 +54,32 @@ class UncertaintyHead(nn.Module):
 
     Diff3R (arXiv 2604.01030) adds such an output to its feed-forward network. This one stands beside any source of
     Gaussians, since all it looks at can be measured on them. Relative to the curvature, a precision suits any loss,
-    number of pixels and unit of length. Untrained it is ``start`` everywhere.
+    number of pixels and unit of length. Untrained it is ``start`` everywhere. Its logarithm is bounded smoothly, by a
+    hyperbolic tangent: at a bound that cuts, the gradient would die.
 
     Args:
         width: of the two hidden layers.
-        start: untrained precision, in units of the group's mean curvature.
+        start: untrained precision, of all groups or of each, in units of the group's mean curvature.
+
+    Raises:
+        ValueError: a start is not between `LEAST` and `MOST`, or their number is not that of `GROUPS`.
     """
 
-    def __init__(self, width: int = 32, start: float = 1.0) -> None:
+    def __init__(self, width: int = 32, start: float | Sequence[float] = 1.0) -> None:
         super().__init__()
-        if not LEAST < start < MOST:
-            raise ValueError(f"start is {start}; it must lie between {LEAST} and {MOST}")
+        starts = torch.tensor([start] * len(GROUPS) if isinstance(start, int | float) else list(start))
+        if len(starts) != len(GROUPS) or not bool(((starts > LEAST) & (starts < MOST)).all()):
+            raise ValueError(f"start is {start}; give one or {len(GROUPS)} numbers between {LEAST} and {MOST}")
         last = nn.Linear(width, len(GROUPS))
         self.layers = nn.Sequential(nn.Linear(FEATURES, width), nn.GELU(), nn.Linear(width, width), nn.GELU(), last)
         nn.init.zeros_(last.weight)
-        nn.init.constant_(last.bias, math.log(start - LEAST))
+        with torch.no_grad():
+            last.bias.copy_(REACH * ((starts.log() - CENTRE) / REACH).atanh())
 
     def forward(self, features: Tensor, curvature: Tensor) -> GroupPrecision:
         """Precisions from features [N, FEATURES] and mean curvatures [groups]; differentiable in the weights."""
-        relative = (
-            self.layers(features.to(curvature.device, next(self.parameters()).dtype)).clamp_max(math.log(MOST)).exp()
-            + LEAST
-        )
+        found = self.layers(features.to(curvature.device, next(self.parameters()).dtype))
+        relative = (CENTRE + REACH * (found / REACH).tanh()).exp()
         return GroupPrecision(relative * curvature.to(relative))
 
 

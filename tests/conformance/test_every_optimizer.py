@@ -42,7 +42,7 @@ SHARING = {"adafactor", "soap", "l2s"}
 """Optimizers with statistics that all Gaussians share and that outlive births: factors, a basis, persistence."""
 DECIDING = {"lm", "lm-photometric"}
 """Optimizers that look at losses to decide on a step and on a damping that all Gaussians share."""
-MODELLED = DECIDING | {"diagonal"}
+MODELLED = DECIDING | {"diagonal", "learned-rule-curvature"}
 """Optimizers that need a quadratic model, which the meta device has none of."""
 
 

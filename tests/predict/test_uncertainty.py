@@ -90,5 +90,7 @@ def test_precisions_are_bounded_and_belong_to_their_gaussians(seen: Evidence) ->
         name: tensor.shape for name, tensor in scene.items()
     }
     assert straight.by_group.shape == (4, len(GROUPS))
+    (column,) = torch.autograd.grad(straight.by_group.log().sum(), head.layers[-1].bias)  # type: ignore[arg-type]
+    assert bool(column.isfinite().all())
     with pytest.raises(ValueError, match="start is 0"):
         UncertaintyHead(start=0.0)
