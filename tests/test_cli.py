@@ -125,7 +125,7 @@ def test_default_folder_and_json(here: Path, capsys: pytest.CaptureFixture[str])
         (["--scene", SCENE, "--views", "sparse:99"], "sparse:99"),
         (["--scene", SCENE, "--views", "few"], "sparse:K"),
         (["--scene", SCENE, "--init", "ply:none.ply"], "no such file"),
-        (["--scene", SCENE, "--init", "magic"], "auto, sfm, hull, random, ply:FILE or predict:FOLDER"),
+        (["--scene", SCENE, "--init", "magic"], "auto, sfm, hull, random, ply:FILE or predict[:FOLDER]"),
         (["--scene", SCENE, "loss.ssim_wait=1"], "ssim_wait"),
         (["--scene", SCENE, "loss.ssim_weight=7"], "0..1"),
         (["--scene", SCENE, "optimizer._target_=os.system"], "not allowed"),
