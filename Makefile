@@ -55,7 +55,7 @@ meta-train: setup  ## train learned-rule from nothing on procedural scenes and, 
 train-predict: setup  ## train the feed-forward initialiser on procedural scenes, for --init predict:outputs/meta/predict/initialiser
 	$(BIN)/l2s meta-train experiment=predict
 
-train-resplat: setup  ## train the recurrent updater on top of the initialiser that train-predict left
+train-resplat: setup  ## train the recurrent updater on top of the initialiser that ships
 	$(BIN)/l2s meta-train experiment=resplat
 
 leaderboard: setup  ## all optimizers on small scenes, under an hour; resumable
