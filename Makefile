@@ -9,7 +9,7 @@ BIN := $(VENV)/bin
 NATIVE := $(wildcard learn2splat/native/csrc/*) CMakeLists.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint bench meta-train train-predict train-resplat leaderboard leaderboard-full faults fuzz kills lock audit wheel clean
+.PHONY: help setup demo test test-gpu lint bench bench-gpu meta-train train-predict train-resplat leaderboard leaderboard-full faults fuzz kills lock audit wheel clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -30,6 +30,12 @@ demo: setup  ## optimise an embedded procedural scene with the learned optimizer
 
 test: setup  ## run the whole test suite
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
+
+test-gpu: setup  ## what needs a CUDA device: gsplat, optimizers and point operations against the CPU's; skips without one
+	$(BIN)/python -m pytest tests -m gpu -rs
+
+bench-gpu: setup  ## milliseconds per step on a CUDA device, 10,000 to 2,000,000 Gaussians
+	$(BIN)/python benchmarks/gpu/step.py
 
 lint: setup  ## ruff, mypy and the import contracts
 	$(BIN)/ruff check .
