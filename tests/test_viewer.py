@@ -268,8 +268,10 @@ def is_held(live: LiveView, listener: Watched) -> bool:
     return re.search(rf"\*\*step {len(listener.steps):,}\*\* \(\d+%\) \(paused\)", live.page.text.content) is not None
 
 
-def looked_at(url: str, chromium: str, folder: Path, enough: Callable[[np.ndarray], bool]) -> tuple[np.ndarray, str]:
-    """Pixels int [H, W, 3] and elements of a page once there is ``enough`` on it: on a busy machine that takes long."""
+def looked_at(
+    url: str, chromium: str, folder: Path, enough: Callable[[np.ndarray, str], bool]
+) -> tuple[np.ndarray, str]:
+    """Pixels int [H, W, 3] and elements of a page once ``enough`` is in them: on a busy machine that takes long."""
     picture = folder / "page.png"
     flags = ["--headless", "--no-sandbox", "--use-angle=swiftshader", "--enable-unsafe-swiftshader", "--dump-dom"]
     flags += [f"--user-data-dir={folder / 'browser'}", "--window-size=1000,700", f"--screenshot={picture}"]
@@ -278,9 +280,10 @@ def looked_at(url: str, chromium: str, folder: Path, enough: Callable[[np.ndarra
         done = subprocess.run(command, capture_output=True, timeout=180, check=False)
         assert picture.is_file(), done.stderr.decode()[-2000:]
         pixels = np.asarray(Image.open(picture).convert("RGB")).astype(int)
-        if enough(pixels):
+        elements = done.stdout.decode()
+        if enough(pixels, elements):
             break
-    return pixels, done.stdout.decode()
+    return pixels, elements
 
 
 def has_splats(pixels: np.ndarray) -> bool:
@@ -289,10 +292,14 @@ def has_splats(pixels: np.ndarray) -> bool:
     return bool(blue > 1e-3 and len(np.unique(pixels[:, :600].reshape(-1, 3), axis=0)) > 2000)
 
 
+def says_paused(pixels: np.ndarray, elements: str) -> bool:
+    return has_splats(pixels) and "(paused)" in elements
+
+
 @NEEDS_VISER
 @pytest.mark.slow
 def test_the_page_shows_splats_and_cameras_in_a_browser(viewed_run: str, chromium: str, tmp_path: Path) -> None:
-    pixels, _ = looked_at(viewed_run, chromium, tmp_path, has_splats)
+    pixels, _ = looked_at(viewed_run, chromium, tmp_path, lambda pixels, _: has_splats(pixels))
     assert has_splats(pixels)
 
 
@@ -309,12 +316,11 @@ def test_a_paused_run_says_so_in_a_browser(here: Path, chromium: str, tmp_path: 
         control(live, "pause").value = True
         _until(lambda: is_held(live, listener))
         assert live.page is not None
-        pixels, elements = looked_at(live.page.url, chromium, tmp_path, has_splats)
+        pixels, elements = looked_at(live.page.url, chromium, tmp_path, says_paused)
     finally:
         stop.set()
         thread.join(timeout=60)
-    assert has_splats(pixels)
-    assert "(paused)" in elements
+    assert says_paused(pixels, elements)
     assert f"step {len(listener.steps)}" in elements
     assert all(f">{label}<" in elements for label in ("pause", "step", "resume"))
 
