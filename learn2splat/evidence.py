@@ -100,8 +100,8 @@ def _contributions(scene_loss: SceneLoss, scene: GaussianScene, views: Sequence[
         cameras = scene_loss.cameras.take([view])
         image = scene_loss.renderer.render(scene, cameras, background=scene_loss.background).image
         error = (scene_loss.masked(image, [view]) - scene_loss.photos([view])).abs().mean(dim=-1, keepdim=True)
-        _, pullback = scene_loss.renderer.linearise(plain, cameras)
-        sums = [pullback(weights.expand_as(image)).scene.sh[:, 0] for weights in (torch.ones_like(error), error)]
+        blended = scene_loss.renderer.jacobian(plain, cameras)
+        sums = [blended.pull_back(weights.expand_as(image)).sh[:, 0] for weights in (torch.ones_like(error), error)]
         rows.append(torch.stack(sums).mean(dim=-1) / SH_C0)
     weights, errors = torch.stack(rows, dim=1)
     return weights, errors

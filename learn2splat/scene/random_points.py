@@ -39,7 +39,7 @@ def focus_distance(cameras: Cameras) -> float:
     Parallel axes have no such point: then twice the extent of the rig, or 1 for a single camera.
     """
     centers, axes = cameras.centers_world.double(), cameras.cam_from_world[:, 2, :3].double()
-    across = torch.eye(3, dtype=torch.float64) - axes[:, :, None] * axes[:, None, :]
+    across = torch.eye(3).to(axes) - axes[:, :, None] * axes[:, None, :]
     normal = across.sum(dim=0)
     fallback = 2.0 * cameras.extent_world or 1.0
     if float(torch.linalg.eigvalsh(normal)[0]) < 1e-2 * len(cameras):
