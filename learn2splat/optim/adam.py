@@ -9,6 +9,7 @@ from learn2splat import native
 from learn2splat.native.adam import AdamConstants, AdamParameter, adam_step
 from learn2splat.optim import ages
 from learn2splat.optim.base import Need, OptimizerState, StepContext, as_rows, from_rows, zeros_like
+from learn2splat.optim.fusing import compiled, pays
 from learn2splat.optim.rates import GroupRates, PositionDecay, Schedule, step_sizes
 from learn2splat.scene.gaussians import GaussianScene
 from learn2splat.scene.lineage import Lineage
@@ -60,8 +61,10 @@ class Adam:
         age = ages.older(state, scene)
         rates = step_sizes(self.rates, self.schedule, scene, context)
         fused = native.library() is not None and scene.means.device.type == "cpu" and scene.means.dtype == torch.float32
-        step = self._fused if fused else self._plain
-        m, v, update = step(grads, from_rows("m", state), from_rows("v", state), rates, age)
+        step = Adam._fused if fused else Adam._plain
+        if pays(scene.means.device, context.horizon):
+            step = compiled(step)
+        m, v, update = step(self, grads, from_rows("m", state), from_rows("v", state), rates, age)
         return update, OptimizerState(as_rows("m", m) | as_rows("v", v) | ages.as_rows(age))
 
     def _plain(

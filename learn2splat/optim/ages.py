@@ -57,6 +57,9 @@ def corrections(decay: float, power: float, dtype: torch.dtype, device: torch.de
 
 
 def correction(decay: float, power: float, ages: Tensor, dtype: torch.dtype) -> Tensor:
-    """The entry of `corrections` for each of ``ages``, same shape."""
+    """The entry of `corrections` for each of ``ages``, same shape; when compiled not read but computed, to rounding."""
+    if torch.compiler.is_compiling():
+        forgotten = torch.expm1(ages.to(dtype) * math.log(decay)) if decay else -torch.ones_like(ages, dtype=dtype)
+        return torch.where(ages > 0, (-forgotten) ** -power, 1)
     table = corrections(decay, power, dtype, ages.device)
     return table[ages.clamp_max(len(table) - 1).long()]

@@ -50,7 +50,7 @@ class GroupRates:
         """Step sizes that broadcast against each parameter of ``scene``."""
 
         def constant(value: float) -> Tensor:
-            return torch.tensor(value, dtype=scene.means.dtype, device=scene.means.device)
+            return torch.full((), value, dtype=scene.means.dtype, device=scene.means.device)  # no wait for a GPU
 
         if self.means_unit == "extent":
             means = constant(self.means * context.extent_world)

@@ -63,16 +63,19 @@ def as_matrix(parameter: Tensor) -> Tensor:
     return parameter.reshape(parameter.shape[0], math.prod(parameter.shape[1:]))
 
 
-def as_columns(values: Tensor, scene: GaussianScene) -> dict[str, Tensor]:
-    """[..., groups] numbers by group -> [..., width] by column of each parameter.
+def columns_of(parameter: str, values: Tensor, width: int) -> Tensor:
+    """[..., groups] numbers by group -> [..., width] by column of one parameter, or [..., 1] if all are the same.
 
     Args:
+        parameter: name of a field of `GaussianScene`.
         values: in the order of `GROUPS`.
-        scene: gives the widths.
+        width: numbers of a Gaussian's parameter.
     """
-    widths = [math.prod(tensor.shape[1:]) for tensor in scene.tensors()]
-    columns = values[..., group_of_column(scene.sh.shape[1], values.device)]
-    return dict(zip(PARAMETERS, columns.split(widths, dim=-1), strict=True))
+    if parameter != "sh":
+        at = GROUPS.index(parameter)
+        return values[..., at : at + 1]
+    sh0, sh_n = values[..., -2:-1], values[..., -1:]
+    return torch.cat([sh0.expand(*sh0.shape[:-1], 3), sh_n.expand(*sh_n.shape[:-1], width - 3)], dim=-1)
 
 
 @cache
@@ -108,7 +111,7 @@ def directions(
         moments: as from `advance`; a direction is 0 for columns, the last ones, without one that it needs.
         grad: [N, ...] the newest gradient.
         ages: N gradients seen, the newest included, in any shape (bias correction).
-        squares: [N, width] mean of v over the group of each number.
+        squares: [N, width or 1] mean of v over the group of each number.
         decays: constants.
         damping: weight of the newest gradient in the base direction (m + damping * g) / sqrt(v).
     """
@@ -148,7 +151,7 @@ def mixture(
     gains: Tensor,
     rates: Tensor,
     *,
-    groups: Tensor,
+    parameter: str,
     weights: Tensor,
     decays: MomentDecays,
     damping: float,
@@ -159,14 +162,15 @@ def mixture(
         grad, m, m_slow, v, v_fast, ages: as for `directions`.
         squares, gains: [N, groups] mean second moments and factors on the steps.
         rates: [N, width or 1] step sizes.
-        groups: [width] int64, the group of each column.
-        weights: [directions, width].
+        parameter: its name.
+        weights: [directions, width or 1].
         decays, damping: as for `directions`.
     """
     moments = {"m": m, "m_slow": m_slow, "v": v, "v_fast": v_fast}
-    base, others = directions(moments, grad, ages, squares[:, groups], decays, damping)
+    squares, gains = (columns_of(parameter, values, as_matrix(grad).shape[1]) for values in (squares, gains))
+    base, others = directions(moments, grad, ages, squares, decays, damping)
     mixed = base + sum(w * b for w, b in zip(weights, others.values(), strict=True))
-    return -rates * mixed * gains[:, groups]
+    return -rates * mixed * gains
 
 
 def by_group(scene: GaussianScene, squared: bool = False) -> Tensor:

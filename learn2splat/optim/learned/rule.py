@@ -16,6 +16,7 @@ from learn2splat.native.rule import MOMENTS, Bounds, RuleParameter, rule_gains, 
 from learn2splat.networks.chunks import by_chunks
 from learn2splat.optim import ages
 from learn2splat.optim.base import Need, OptimizerState, StepContext
+from learn2splat.optim.fusing import compiled, pays
 from learn2splat.optim.learned.knots import hat_functions, late_share, log_positions, ramp, row_of
 from learn2splat.optim.learned.moments import (
     DIRECTIONS,
@@ -24,9 +25,9 @@ from learn2splat.optim.learned.moments import (
     LEAN_WITHOUT,
     MomentDecays,
     advance,
-    as_columns,
     as_matrix,
     by_group,
+    columns_of,
     group_of_column,
     group_slices,
     join_groups,
@@ -188,15 +189,22 @@ class LearnedRule(torch.nn.Module):
             age = ages.older(state, scene)
             parameters = _parameters(grads, state.rows, age) if fused else []
             given = Given(grads, state.rows, age, scene, context, rates, constants, parameters)
-            squares, visibility, gains = self.gains(given)
-            step = self._fused if fused else self._plain
-            update, moments, products = step(given, squares, gains)
-        rows = moments | split_groups("squares", squares) | {"visibility": visibility} | ages.as_rows(given.age)
+            step = LearnedRule._step
+            if not learning and pays(scene.means.device, context.horizon):
+                step = compiled(step)
+            update, rows, products = step(self, given)
         products = state.shared["products"].lerp(products, 1 - PERSISTENCE_MEMORY)
-        return update, OptimizerState(rows, {"products": products})
+        return update, OptimizerState(rows | ages.as_rows(age), {"products": products})
 
     def reindex(self, state: OptimizerState, lineage: Lineage) -> OptimizerState:
         return state.take(lineage, INHERITED)
+
+    def _step(self, given: Given) -> tuple[GaussianScene, dict[str, Tensor], Tensor]:
+        """The update, the new rows of the state but for ages, and `inner_products`."""
+        squares, visibility, gains = self.gains(given)
+        step = self._native if given.parameters else self._plain
+        update, moments, products = step(given, squares, gains)
+        return update, moments | split_groups("squares", squares) | {"visibility": visibility}, products
 
     def gains(self, given: Given) -> tuple[Tensor, Tensor, Tensor]:
         """What differs from Gaussian to Gaussian in its steps.
@@ -228,8 +236,6 @@ class LearnedRule(torch.nn.Module):
     def _plain(self, given: Given, squares: Tensor, gains: Tensor) -> tuple[GaussianScene, dict[str, Tensor], Tensor]:
         """The update, the new moments and `inner_products`, in torch on any device and in any precision."""
         grads, constants = given.grads, given.constants
-        factor, weights = as_columns(constants.factor[None], grads), as_columns(constants.weights, grads)
-        groups = as_columns(torch.arange(len(GROUPS), device=grads.means.device), grads)
         updates: list[Tensor] = []
         products: list[Tensor] = []
         rows: dict[str, Tensor] = {}
@@ -237,14 +243,18 @@ class LearnedRule(torch.nn.Module):
             moments = advance({moment: given.rows[f"{moment}.{name}"] for moment in MOMENTS}, name, grad, self.decays)
             rows |= {f"{moment}.{name}": tensor for moment, tensor in moments.items()}
             products += inner_products(grad, given.rows[f"m.{name}"], group_slices(name, grads.sh.shape[1]))
-            rate = (given.rates[name] * factor[name].to(grad)).expand(len(grad), -1)
-            constants_of_columns = {"groups": groups[name], "weights": weights[name].to(grad)}
-            step = partial(mixture, decays=self.decays, damping=self.damping, **constants_of_columns)
+            width = math.prod(grad.shape[1:])
+            factor, weights = (
+                columns_of(name, values.to(grad), width) for values in (constants.factor[None], constants.weights)
+            )
+            rate = (given.rates[name] * factor).expand(len(grad), -1)
+            step = partial(mixture, parameter=name, weights=weights, decays=self.decays, damping=self.damping)
             of_rows = (grad, *moments.values(), given.age[name], squares, gains.T, rate)
-            updates.append(by_chunks(step, *of_rows, chunk=CHUNK).view_as(grad))
+            update = step(*of_rows) if torch.compiler.is_compiling() else by_chunks(step, *of_rows, chunk=CHUNK)
+            updates.append(update.view_as(grad))
         return GaussianScene(*updates), rows, torch.stack(products)
 
-    def _fused(self, given: Given, squares: Tensor, gains: Tensor) -> tuple[GaussianScene, dict[str, Tensor], Tensor]:
+    def _native(self, given: Given, squares: Tensor, gains: Tensor) -> tuple[GaussianScene, dict[str, Tensor], Tensor]:
         """The same in the compiled library."""
         rates = []
         for parameter, rate in zip(given.parameters, given.rates.values(), strict=True):

@@ -10,7 +10,7 @@ import torch
 from learn2splat.optim.adam import Adam
 from learn2splat.optim.base import Need, OptimizerState, StepContext
 from learn2splat.optim.learned.knots import hat_functions, log_positions
-from learn2splat.optim.learned.moments import GROUPS, as_columns, as_matrix
+from learn2splat.optim.learned.moments import GROUPS, as_matrix, columns_of
 from learn2splat.optim.learned.rule import random_shift, step_factors
 from learn2splat.scene.gaussians import GaussianScene
 from learn2splat.scene.lineage import Lineage
@@ -54,8 +54,11 @@ class LearnedSchedule(torch.nn.Module):
             update, state = self.adam.update(grads, state, scene, context)
         with torch.set_grad_enabled(self.training and torch.is_grad_enabled()):
             log_step = self.log_step @ hat_functions(context.step, self.log_knots).to(self.log_step)
-            factors = as_columns(step_factors(log_step)[None], scene)
-            scaled = [(as_matrix(tensor) * factors[name].to(tensor)).view_as(tensor) for name, tensor in update.items()]
+            factors = step_factors(log_step)[None].to(scene.means)
+            flat = {name: as_matrix(tensor) for name, tensor in update.items()}
+            scaled = [
+                (m * columns_of(name, factors, m.shape[1])).view_as(getattr(update, name)) for name, m in flat.items()
+            ]
         return GaussianScene(*scaled), state
 
     def reindex(self, state: OptimizerState, lineage: Lineage) -> OptimizerState:
