@@ -3,8 +3,9 @@
     python benchmarks/gpu/step.py --counts 10000,100000,1000000,2000000 --trainees l2s-tiny,l2s-base
 
 Milliseconds with the device synchronised around each part, median of `STEPS` steps at 1 view of SIDE x SIDE and SH 3;
-optimizers of learn2splat go through its inner loop, the two others through a bare loop around the same renderer and
-loss. Bytes are those of the state per Gaussian. Written without a GPU at hand.
+optimizers of learn2splat go through its inner loop, as in a short run and compiled as in a long one, the two others
+through a bare loop around the same renderer and loss. Bytes are those of the state per Gaussian. Written without a GPU
+at hand.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from learn2splat.data.resize import PhotoStack
 from learn2splat.data.views import RandomViews
 from learn2splat.losses import PhotometricLoss
 from learn2splat.optim.base import SceneOptimizer
+from learn2splat.optim.fusing import LONG
 from learn2splat.render.gsplat import GsplatRenderer
 from learn2splat.rollout import Rollout
 from learn2splat.rollout_state import RolloutState
@@ -47,11 +49,11 @@ def task() -> SceneLoss:
     return SceneLoss(data, GsplatRenderer(), PhotometricLoss(), device="cuda")
 
 
-def ours(loss: SceneLoss, scene: GaussianScene, optimizer: SceneOptimizer) -> tuple[float, float, float]:
+def ours(loss: SceneLoss, scene: GaussianScene, optimizer: SceneOptimizer, horizon: int) -> tuple[float, float, float]:
     """Milliseconds of rendering and of the update, and bytes of state per Gaussian."""
     sampler = RandomViews(loss.cameras, list(range(VIEWS)), 1, seed=0)
     state = RolloutState.start(scene, optimizer)
-    run = Rollout(loss, list(range(VIEWS)), optimizer, sampler, state, WARM + STEPS)
+    run = Rollout(loss, list(range(VIEWS)), optimizer, sampler, state, horizon)
     records = list(run.run(WARM + STEPS))[WARM:]
     kept = sum(tensor.numel() * tensor.element_size() for tensor in run.state.optimizer.rows.values())
     parts = [[getattr(record, f"seconds_{part}") for record in records] for part in ("render", "update")]
@@ -92,10 +94,12 @@ def main() -> None:
     print("|---|---|---|---|---|---|---|")
     for count in map(int, arguments.counts.split(",")):
         scene, first = synthetic_scene(count).to("cuda"), None
-        for name, optimizer in optimizers.items():
+        runs = [(name, optimizer, steps) for name, optimizer in optimizers.items() for steps in (WARM + STEPS, LONG)]
+        for name, optimizer, horizon in runs:
             torch.cuda.reset_peak_memory_stats()
-            render, update, kept = ours(loss, scene, optimizer)
+            render, update, kept = ours(loss, scene, optimizer, horizon)
             first = first or render + update
+            name += ", compiled" if horizon == LONG else ""
             peak = torch.cuda.max_memory_allocated() / 2**20
             ratio = f"{(render + update) / first:.2f}"
             print(
