@@ -63,8 +63,9 @@ def start_prediction(
             data, train, kind, sh_degree=sh_degree, random_count=random_count, max_gaussians=max_gaussians, seed=seed
         )
         return Prediction(scene)
-    data, chosen = shown(data, train)
-    found = predicted(data, chosen, load_initialiser(folder))
+    initialiser = load_initialiser(folder)
+    data, chosen = shown(data, train, initialiser.long_side)
+    found = predicted(data, chosen, initialiser)
     if refine:
         if scene_loss is None:
             raise ValueError("a refinement needs a scene_loss")
@@ -131,5 +132,5 @@ def load_initialiser(name: str) -> Initialiser:
     folder = SHIPPED / name if (SHIPPED / name).is_dir() else Path(name)
     if folder.is_dir() and checkpoint.kind_of(folder) == saved.KIND:
         return saved.SavedPrediction(folder)
-    loaded: Initialiser = load_pretrained(name, INITIALISER)
+    loaded: Initialiser = load_pretrained(name, INITIALISER)  # type: ignore[assignment]
     return loaded

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -115,19 +115,24 @@ def test_a_run_starts_from_a_prediction(kind: str, trained: Path, here: Path) ->
 def test_many_views_are_thinned_and_large_photos_shrunk(monkeypatch: pytest.MonkeyPatch) -> None:
     seen = []
 
-    def spy(images: torch.Tensor, cameras: Cameras) -> Prediction:
-        assert images.shape == (len(cameras), cameras.height, cameras.width, 3)
-        seen.append(tuple(images.shape[:3]))
-        return prediction()
+    @dataclass
+    class Spy:
+        long_side: int | None = None
+
+        def __call__(self, images: torch.Tensor, cameras: Cameras) -> Prediction:
+            assert images.shape == (len(cameras), cameras.height, cameras.width, 3)
+            seen.append(tuple(images.shape[:3]))
+            return prediction()
 
     data = load_scene("procedural:seed=100002,views=20,width=32", max_size=32, test_every=0)
-    predicted(data, data.train, spy)
-    predicted(data, data.train[:5], spy)
+    predicted(data, data.train, Spy())
+    predicted(data, data.train[:5], Spy(40))
+    predicted(data, data.train[:5], Spy(24))
     monkeypatch.setattr(views, "MOST_PIXELS", 5 * 16 * 12)
-    predicted(data, data.train[:5], spy)
-    assert seen == [(views.MOST_VIEWS, 24, 32), (5, 24, 32), (5, 12, 16)]
+    predicted(data, data.train[:5], Spy(24))
+    assert seen == [(views.MOST_VIEWS, 24, 32), (5, 24, 32), (5, 18, 24), (5, 12, 16)]
     with pytest.raises(UserError, match="photos of 2 sizes"):
-        predicted(capture([(32, 24)] * 3 + [(16, 12)] * 3), range(6), spy)
+        predicted(capture([(32, 24)] * 3 + [(16, 12)] * 3), range(6), Spy())
 
 
 def test_a_prediction_is_thinned_to_what_is_allowed(trained: Path) -> None:

@@ -52,6 +52,10 @@ class Prediction:
 class Initialiser(Protocol):
     """Predicts Gaussians; any callable of this form may be used, an adapter to another model for example."""
 
+    @property
+    def long_side(self) -> int | None:
+        """Pixels of the long side that photos are shrunk to before they are shown; None: they stay as they are."""
+
     def __call__(self, images: Tensor, cameras: Cameras) -> Prediction:
         """Gaussians from posed photos.
 

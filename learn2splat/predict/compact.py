@@ -51,15 +51,23 @@ class CompactInitialiser(nn.Module):
         groups: of channels whose correlation is told apart.
         neighbours: points that each point attends to beside itself.
         blocks: pairs of attention over nearest points and over all views.
+        long_side: most pixels of a side of the photos it predicts from. Its depths are as wrong from large photos as
+            from small ones, and cover less of it with their smaller Gaussians: about what it was trained on is best.
     """
 
     def __init__(
-        self, width: int = 64, planes: int = 48, groups: int = 4, neighbours: int = 12, blocks: int = 2
+        self,
+        width: int = 64,
+        planes: int = 48,
+        groups: int = 4,
+        neighbours: int = 12,
+        blocks: int = 2,
+        long_side: int | None = 96,
     ) -> None:
         super().__init__()
         if width % groups:
             raise ValueError(f"width={width} is no multiple of groups={groups}")
-        self.planes, self.groups, self.neighbours = planes, groups, neighbours
+        self.planes, self.groups, self.neighbours, self.long_side = planes, groups, neighbours, long_side
         self.pyramid = Pyramid(width)
         self.rays = nn.Conv2d(6, width, 1)
         self.across = ViewAttention(width)

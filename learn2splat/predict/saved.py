@@ -34,6 +34,8 @@ class SavedPrediction:
         BadCheckpointError: it holds no prediction, or a damaged one.
     """
 
+    long_side: int | None = None
+
     def __init__(self, folder: Path) -> None:
         tensors, _ = checkpoint.load(folder, KIND)
 

@@ -19,8 +19,13 @@ MOST_PIXELS = 2**20
 """Pixels that it is shown at most, in all views."""
 
 
-def shown(data: SceneData, views: Sequence[int]) -> tuple[SceneData, list[int]]:
+def shown(data: SceneData, views: Sequence[int], long_side: int | None = None) -> tuple[SceneData, list[int]]:
     """The capture as an initialiser is shown it, with smaller photos if need be, and which of ``views``: spread well.
+
+    Args:
+        data: the capture.
+        views: to choose from.
+        long_side: most pixels of a side that the initialiser is good at, by default any number.
 
     Raises:
         UserError: the photos differ in size.
@@ -35,10 +40,10 @@ def shown(data: SceneData, views: Sequence[int]) -> tuple[SceneData, list[int]]:
     if len(sizes) != 1:
         raise UserError(f"{data.name}: photos of {len(sizes)} sizes; an initialiser takes photos of one size")
     ((width, height),) = sizes
-    scale = math.sqrt(MOST_PIXELS / (len(chosen) * width * height))
-    if scale < 1:
-        data = shrink(data, int(scale * max(width, height)))
-    return data, chosen
+    longest = max(width, height)
+    most = int(longest * math.sqrt(MOST_PIXELS / (len(chosen) * width * height)))
+    most = min(most, long_side or most)
+    return shrink(data, most) if most < longest else data, chosen
 
 
 @torch.no_grad()
@@ -53,7 +58,7 @@ def predicted(data: SceneData, views: Sequence[int], initialiser: Initialiser) -
     Raises:
         UserError: the photos differ in size, or their number does not suit the initialiser.
     """
-    data, chosen = shown(data, views)
+    data, chosen = shown(data, views, initialiser.long_side)
     images = torch.stack([data.photos[view] for view in chosen]).float() / 255.0
     try:
         return initialiser(images, data.cameras.take(chosen))
