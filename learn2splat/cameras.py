@@ -63,6 +63,11 @@ class Cameras:
             raise ValueError(f"views of several {name} {sorted(values)}: render them by `groups_by_size()`")
         return values.pop()
 
+    @property
+    def longest_side(self) -> int:
+        """Of all pictures, in pixels."""
+        return int(torch.stack([self.widths, self.heights]).max())
+
     def take(self, index: Tensor | list[int]) -> Cameras:
         """The views at ``index`` [M], in that order."""
         index = torch.as_tensor(index, dtype=torch.int64, device=self.K.device)

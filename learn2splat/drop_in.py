@@ -89,6 +89,7 @@ class TorchSceneOptimizer:
         self._shared: dict[str, Tensor] = {}
         self._geometry: dict[str, Tensor] = {}
         self._step = 0
+        self._photo_side_px = cameras.longest_side
         scene = self._scene({name: parameter.detach() for name, parameter in self._parameters().items()})
         to_device(optimizer, scene.means.device)
         self._store(self.optimizer.init(scene))
@@ -119,6 +120,7 @@ class TorchSceneOptimizer:
             pixel_footprint_world=geometry.get("pixel_footprint_world"),
             neighbours=geometry.get("neighbours"),
             clusters=geometry.get("clusters"),
+            photo_side_px=self._photo_side_px,
         )
         update, state = self.optimizer.update(gradient, self._load(), scene, context)
         for name, change in self._split(update).items():

@@ -266,7 +266,16 @@ def _descent(
     for step in range(steps):
         model = ProximalModel(problem.model(scene), proximal, scene)
         context = StepContext(
-            step, steps, views, views, cameras.extent_world or 1.0, visible, model.value, footprint, model=model
+            step,
+            steps,
+            views,
+            views,
+            cameras.extent_world or 1.0,
+            visible,
+            model.value,
+            footprint,
+            model=model,
+            photo_side_px=cameras.longest_side,
         )
         update, state = optimizer.update(model.gradient, state, scene, context)
         scene = apply_update(scene, update)

@@ -87,6 +87,7 @@ class Rollout:
         self.scene_loss, self.train, self.optimizer, self.sampler = scene_loss, list(train), optimizer, sampler
         self.state, self.horizon, self.growth, self.head_start = state, horizon, growth, head_start
         self.train_cameras = scene_loss.cameras.take(self.train)
+        self.photo_side_px = self.train_cameras.longest_side
         self.extent_world = self.train_cameras.extent_world or 1.0
         self.guarded, self.leans = guarded, guarded and Need.TRUST in optimizer.needs
         self.by_renderings, self.proximal = Need.RENDERINGS in optimizer.needs, proximal
@@ -238,6 +239,7 @@ class Rollout:
             probe_loss=state.probe_loss if self.probe else None,
             model=pulled(model, self.proximal, state.scene),
             renderings=batch.renderings,
+            photo_side_px=self.photo_side_px,
         )
 
     def _densified(self, state: RolloutState, evidence: ScreenEvidence | None) -> RolloutState:

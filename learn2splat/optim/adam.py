@@ -52,8 +52,8 @@ class Adam:
         return self.rates.needs
 
     def init(self, scene: GaussianScene) -> OptimizerState:
-        zeros = zeros_like(scene)
-        return OptimizerState(as_rows("m", zeros) | as_rows("v", zeros) | ages.newborn(scene))
+        m, v = zeros_like(scene), zeros_like(scene)  # not the same tensors: steps would be compiled for that
+        return OptimizerState(as_rows("m", m) | as_rows("v", v) | ages.newborn(scene))
 
     def update(
         self, grads: GaussianScene, state: OptimizerState, scene: GaussianScene, context: StepContext

@@ -119,6 +119,7 @@ class StepContext:
         view_squares: sum over views of the squared gradient of that view's loss / batch_views (`Need.VIEW_SQUARES`).
         model: of the batch's loss (`Need.LOSS_MODEL`), or of half its mean squared error (`Need.SQUARED_ERROR_MODEL`).
         renderings: of all training views, before the update (`Need.RENDERINGS`).
+        photo_side_px: longest side of the training photos, when known.
     """
 
     step: int
@@ -136,6 +137,7 @@ class StepContext:
     trust: float = 1.0
     model: QuadraticModel | None = None
     renderings: Renderings | None = None
+    photo_side_px: int | None = None
 
 
 @dataclass(frozen=True)

@@ -10,15 +10,15 @@ from typing import Any, Generic, ParamSpec, TypeVar
 import torch
 
 LONG = 10_000
-"""Steps from which a run is worth the half minute that compiling takes, before the clock of the run starts."""
+"""Steps from which a run is worth the half minute that compiling takes."""
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
 
 def pays(device: torch.device, horizon: int | None) -> bool:
-    """Whether to compile for a run of ``horizon`` steps, or one that does not know how many there will be."""
-    return device.type == "cuda" and (horizon is None or horizon >= LONG)
+    """Whether to compile for a run of ``horizon`` steps; None: nobody knows how many there will be."""
+    return device.type == "cuda" and horizon is not None and horizon >= LONG
 
 
 @cache
@@ -38,17 +38,13 @@ class Compiled(Generic[P, R]):
         update_wrapper(self, function)
         self._plain = function
         self._call: Callable[..., Any] = torch.compile(function, dynamic=True)
-        self._tried = False
 
     def __call__(self, *args: P.args, **options: P.kwargs) -> R:
         try:
             found: R = self._call(*args, **options)
         except Exception as error:  # whatever a compiler, or its absence, may raise
-            if self._tried:
-                raise
             found = self._plain(*args, **options)  # raises what is not the compiler's fault
             self._call = self._plain
             reason = (str(error).strip() or repr(error)).splitlines()[0]
             warnings.warn(f"steps are not compiled, and slower: {reason}", stacklevel=2)
-        self._tried = True
         return found

@@ -19,7 +19,7 @@ from learn2splat.config import build, compose
 from learn2splat.optim.adam import Adam
 from learn2splat.optim.base import StepContext
 from learn2splat.optim.learned.moments import DIRECTIONS, GROUPS, directions
-from learn2splat.optim.learned.rule import LearnedRule
+from learn2splat.optim.learned.rule import LARGEST, LearnedRule
 from learn2splat.optim.learned.traits import TRAITS
 from learn2splat.optim.rates import GroupRates, PowerDecay
 from learn2splat.scene.lineage import Lineage
@@ -304,3 +304,32 @@ def test_feedback_follows_the_persistence_of_the_gradient() -> None:
         sizes[0.0, False] * math.e ** (2.5 * math.tanh(1 / 2.5)), rel=3e-2
     )  # nearly 1
     assert sizes[1.0, True] < sizes[0.0, True]
+
+
+@pytest.mark.parametrize("unit", [1.0, 1000.0])
+def test_nothing_grows_beyond_what_photos_show(unit: float) -> None:
+    """In any unit of length; what is smaller, or shrinks, is left alone."""
+    count, rule, side = 40, trained(), 8
+    zeros = random_scene(count, dtype=torch.float32).map(torch.zeros_like)
+    start = torch.linspace(-6.0, 4.0, count)[:, None].expand(count, 3) + math.log(unit)
+    for wish in (1.0, -1.0):
+        grads = replace(zeros, log_scales=torch.full((count, 3), -wish))
+        scene = replace(random_scene(count, dtype=torch.float32), log_scales=start)
+        state = rule.init(scene)
+        for step in range(20):
+            now = context(step, count)
+            assert now.pixel_footprint_world is not None
+            now = replace(now, pixel_footprint_world=unit * now.pixel_footprint_world)
+            assert now.pixel_footprint_world is not None
+            room = (LARGEST * side * now.pixel_footprint_world).float().log()[:, None] - scene.log_scales
+            free, _ = rule.update(grads, state, scene, now)
+            assert (free.log_scales * wish > 0).all()
+            bounded, state = rule.update(grads, state, scene, replace(now, photo_side_px=side))
+            held = (free.log_scales > room.clamp_min(0)).any(dim=1)
+            assert held.any() == (wish > 0)
+            assert not held.all()
+            assert torch.equal(bounded.log_scales[~held], free.log_scales[~held])
+            torch.testing.assert_close(
+                bounded.log_scales, free.log_scales.minimum(room.clamp_min(0)), rtol=0, atol=1e-5
+            )
+            scene = replace(scene, log_scales=scene.log_scales + bounded.log_scales)

@@ -186,9 +186,12 @@ def by_group(scene: GaussianScene, squared: bool = False) -> Tensor:
 
 
 def split_groups(name: str, values: Tensor) -> dict[str, Tensor]:
-    """State rows ``name.parameter`` [N, groups of it] of ``values`` [N, groups]: they follow its restarts."""
+    """State rows ``name.parameter`` [N, groups of it] of ``values`` [N, groups]: they follow its restarts.
+
+    They are no views: what is compiled for these would be compiled anew for rows that were taken.
+    """
     widths = [2 if parameter == "sh" else 1 for parameter in PARAMETERS]
-    return {f"{name}.{p}": part for p, part in zip(PARAMETERS, values.split(widths, dim=1), strict=True)}
+    return {f"{name}.{p}": part.clone() for p, part in zip(PARAMETERS, values.split(widths, dim=1), strict=True)}
 
 
 def join_groups(name: str, rows: Mapping[str, Tensor]) -> Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
@@ -54,6 +54,8 @@ INHERITED = ("visibility",)
 TRAIT_UNITS = {"size": 0.3, "loudness": 0.2, "visibility": 0.3}
 """Powers of traits that clearly show."""
 BOUNDS = Bounds(MOST, math.log(MOST_GAIN), TINY_TRAIT)
+LARGEST = 2.0
+"""Standard deviation of a Gaussian on the screen, in sides of a photo, beyond which it does not grow."""
 OPPOSED = 0.8
 """Negative weights may take away this share of what the base and the positive weights add, so that it stays descent."""
 
@@ -82,7 +84,8 @@ class LearnedRule(torch.nn.Module):
     correlation of the newest gradient with the momentum, which is low where batches disagree or steps are too long.
     Steps of a Gaussian are multiplied by powers of its `TRAITS`, each relative to the average Gaussian's: a step of a
     large one, say, changes more of a picture. The powers are piecewise linear in log(1 + t).
-    With all constants zero it is Adam with ``rates``, ``schedule`` and ``damping``. In training mode updates are
+    With all constants zero it is Adam with ``rates``, ``schedule`` and ``damping``. No step lets a Gaussian grow
+    beyond `LARGEST` photos. In training mode updates are
     differentiable in the constants. The state takes 632 bytes per Gaussian at SH 3, 1.3 times as many as Adam's.
 
     Args:
@@ -204,6 +207,7 @@ class LearnedRule(torch.nn.Module):
         squares, visibility, gains = self.gains(given)
         step = self._native if given.parameters else self._plain
         update, moments, products = step(given, squares, gains)
+        update = replace(update, log_scales=within_sight(update.log_scales, given.scene, given.context))
         return update, moments | split_groups("squares", squares) | {"visibility": visibility}, products
 
     def gains(self, given: Given) -> tuple[Tensor, Tensor, Tensor]:
@@ -308,6 +312,17 @@ def _parameters(grads: GaussianScene, rows: Mapping[str, Tensor], age: Mapping[s
         found.append(RuleParameter(grad, moments, rows[f"squares.{name}"], age[name], first, ends))
         first += len(slices)
     return found
+
+
+def within_sight(grows: Tensor, scene: GaussianScene, context: StepContext) -> Tensor:
+    """``grows`` [N, 3], an update of the log-scales, without growth beyond `LARGEST` photos.
+
+    How large such a Gaussian is no photo tells, and few views let it grow until it hides what others see.
+    """
+    if context.photo_side_px is None or context.pixel_footprint_world is None:
+        return grows
+    largest = (LARGEST * context.photo_side_px * context.pixel_footprint_world.to(grows)).log()
+    return torch.minimum(grows, (largest[:, None] - scene.log_scales).clamp_min(0))
 
 
 def inner_products(grad: Tensor, momentum: Tensor, groups: Mapping[str, slice]) -> list[Tensor]:
