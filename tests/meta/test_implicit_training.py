@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from learn2splat import native
+from learn2splat.cameras import Cameras
 from learn2splat.config import build, compose
 from learn2splat.implicit import InnerProblem, Report, Solver, optimum
 from learn2splat.losses import PhotometricLoss
@@ -29,7 +30,18 @@ from tests.test_rollout import assert_equal, capture, start_scene
 
 needs_library = pytest.mark.skipif(native.library() is None, reason=f"no compiled library: {native.why_missing()}")
 CONTEXTS = ContextRanges(views=(2, 2), targets=2, long_side=(16, 24))
-RANGES = PredictedTasks(CONTEXTS, lambda images, cameras: Prediction(start_scene()), share_corrupted=0.5)
+
+
+class Same:
+    """An initialiser that always says the same."""
+
+    long_side = None
+
+    def __call__(self, images: torch.Tensor, cameras: Cameras) -> Prediction:
+        return Prediction(start_scene())
+
+
+RANGES = PredictedTasks(CONTEXTS, Same(), share_corrupted=0.5)
 SETTINGS = TrainSettings(meta_steps=4, samples=1, validate_every=2, checkpoint_seconds=1e9, lr=1e-2, warm_up=1)
 
 
