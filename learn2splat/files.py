@@ -102,6 +102,8 @@ def shareable_paths(value: Any) -> Any:
 
     def cut(text: str) -> str:
         if found := _PATH_AS_A_WHOLE.fullmatch(text):
+            if "+refine:" in text:  # two paths, which look like one
+                return "+refine:".join(cut(part) for part in text.split("+refine:"))
             return found[1] + re.split(r"[/\\]", found[2].rstrip("/\\"))[-1]
         if re.search(r"[,\[\]]", text):
             return re.sub(r"[^,\[\]]+", lambda piece: cut(piece[0]), text)

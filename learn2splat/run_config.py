@@ -11,8 +11,8 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from learn2splat.config import BadConfigError, compose
 from learn2splat.optim.learned.pretrained import is_pretrained, pretrained_config
+from learn2splat.predict.kind import PredictionKind
 from learn2splat.run_folder import RunFolder
-from learn2splat.start import REFINE
 
 DEFAULT_OPTIMIZER = "l2s"
 DENSIFIED_STEPS = 3000
@@ -135,17 +135,16 @@ def _text(key: str, value: str) -> str:
         return str(Path(value).expanduser().resolve())
     if key == "init" and value.startswith("ply:"):
         return f"ply:{Path(value.removeprefix('ply:')).expanduser().resolve()}"
-    if key == "uncertainty" and Path(value).expanduser().is_dir():
-        return str(Path(value).expanduser().resolve())
-    if key == "init" and value.startswith("predict"):
-        return REFINE.join(map(_absolute, value.split(REFINE)))
+    if key == "uncertainty":
+        return _absolute(value)
+    if key == "init" and (asked := PredictionKind.parse(value)) is not None:
+        return str(asked.map(_absolute))
     return value
 
 
-def _absolute(kind: str) -> str:
-    """KIND:FOLDER with an absolute path where there is such a folder."""
-    name, _, folder = kind.partition(":")
-    return f"{name}:{Path(folder).expanduser().resolve()}" if folder and Path(folder).expanduser().is_dir() else kind
+def _absolute(name: str) -> str:
+    """The absolute path of a folder; a name of none, or nothing, stays."""
+    return str(Path(name).expanduser().resolve()) if name and Path(name).expanduser().is_dir() else name
 
 
 def _whole(value: Any, least: int) -> bool:

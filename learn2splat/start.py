@@ -12,17 +12,17 @@ from learn2splat import checkpoint
 from learn2splat.data.base import SceneData
 from learn2splat.data.views import RandomViews
 from learn2splat.errors import UserError
-from learn2splat.optim.base import SceneOptimizer, to_device
+from learn2splat.optim.base import Need, SceneOptimizer, to_device
 from learn2splat.optim.learned.pretrained import INITIALISER, SHIPPED, load_pretrained, shipped
 from learn2splat.predict import saved
 from learn2splat.predict.base import Initialiser, Prediction
+from learn2splat.predict.kind import PREDICT, REFINE, PredictionKind
 from learn2splat.predict.views import predicted, shown
 from learn2splat.rollout import Rollout
 from learn2splat.rollout_state import OutcomeKind, RolloutState
 from learn2splat.scene.initialise import initial_scene, kept_rows
 from learn2splat.scene_loss import SceneLoss
 
-PREDICT, REFINE = "predict", "+refine"
 UPDATER = "resplat"
 """The updater that refines predictions unless another is named."""
 ITERATIONS = 4
@@ -54,30 +54,32 @@ def start_prediction(
     Raises:
         UserError: there is no such initialiser or updater, or the photos do not suit it.
     """
-    kind, refine, updater = kind.partition(REFINE)
-    name, _, folder = kind.partition(":")
-    if refine and name != PREDICT:
-        raise UserError(f"init={kind}{refine}{updater}: only predictions can be refined; give predict{REFINE}")
-    if name != PREDICT:
+    asked = PredictionKind.parse(kind)
+    if asked is None:
+        if kind.startswith(PREDICT):
+            raise UserError(f"init={kind}: give {PREDICT}[:FOLDER][{REFINE}[:FOLDER]]")
+        if kind.endswith(REFINE):
+            raise UserError(f"init={kind}: only predictions can be refined; give {PREDICT}{REFINE}")
         scene = initial_scene(
             data, train, kind, sh_degree=sh_degree, random_count=random_count, max_gaussians=max_gaussians, seed=seed
         )
         return Prediction(scene)
-    initialiser = load_initialiser(folder)
+    initialiser = load_initialiser(asked.initialiser)
     data, chosen = shown(data, train, initialiser.long_side)
     found = predicted(data, chosen, initialiser)
-    if refine:
+    if asked.is_refined:
         if scene_loss is None:
             raise ValueError("a refinement needs a scene_loss")
         on = SceneLoss(data, scene_loss.renderer, scene_loss.loss, scene_loss.background, scene_loss.device)
-        found = refined(found, on, chosen, load_updater(updater.removeprefix(":")))
+        found = refined(found, on, chosen, load_updater(asked.updater))
     rows = kept_rows(len(found.scene), max_gaussians, torch.Generator().manual_seed(seed))
     return replace(found.take(rows), scene=found.scene.take(rows).with_sh_degree(sh_degree), precision=None)
 
 
 def head_start(kind: str) -> int:
     """How many updates an initial scene of this ``kind`` is worth."""
-    return REFINED_WORTH if REFINE in kind and kind.startswith(PREDICT) else 0
+    asked = PredictionKind.parse(kind)
+    return REFINED_WORTH if asked is not None and asked.is_refined else 0
 
 
 def refined(found: Prediction, on: SceneLoss, views: Sequence[int], updater: SceneOptimizer) -> Prediction:
@@ -91,6 +93,7 @@ def refined(found: Prediction, on: SceneLoss, views: Sequence[int], updater: Sce
 
     Raises:
         UserError: it does not know these features, or what it makes of them is not finite.
+        MemoryError: there is too little memory for it.
     """
     scene = found.scene.to(on.device)
     to_device(updater, on.device)
@@ -100,8 +103,11 @@ def refined(found: Prediction, on: SceneLoss, views: Sequence[int], updater: Sce
     rollout = Rollout(on, views, updater, sampler, state, horizon=ITERATIONS)
     for _ in rollout.run(ITERATIONS):
         pass
-    if rollout.outcome().kind is not OutcomeKind.OK:
-        raise UserError(f"{on.data.name}: the prediction cannot be refined ({rollout.outcome().message})")
+    outcome = rollout.outcome()
+    if outcome.kind is OutcomeKind.OUT_OF_MEMORY:
+        raise MemoryError(outcome.message)
+    if outcome.kind is not OutcomeKind.OK:
+        raise UserError(f"{on.data.name}: the prediction cannot be refined ({outcome.message}); leave out {REFINE}")
     return Prediction(rollout.state.scene.to(found.scene.means.device))
 
 
@@ -109,11 +115,15 @@ def load_updater(name: str) -> SceneOptimizer:
     """A trained updater: a folder, the name of a shipped one, or empty for `UPDATER`.
 
     Raises:
-        UserError: there is none.
+        UserError: there is none, or it is another kind of optimizer.
     """
     if not name and UPDATER not in shipped():
         raise UserError(f"no trained updater is installed: `make train-resplat`, then --init predict{REFINE}:FOLDER")
     found: SceneOptimizer = load_pretrained(name or UPDATER)  # type: ignore[assignment]
+    if Need.RENDERINGS not in found.needs:
+        raise UserError(
+            f"{REFINE}:{name}: that optimizer is no updater of predictions; `make train-resplat` trains one"
+        )
     return found
 
 

@@ -30,6 +30,7 @@ from learn2splat.predict.uncertainty import UncertaintyHead
 from learn2splat.run_folder import command, shareable_yaml
 from learn2splat.scoring import scene_names
 
+SETTINGS = "config.yaml"
 MAY_CHANGE = ("out", "device", "renderer", "train.meta_steps", "train.checkpoint_seconds", "train.validate_every")
 """Settings, with all below them, that may differ when a training is resumed."""
 
@@ -88,7 +89,7 @@ def meta_train(
     device = str(config.device)
     rank = _join_processes(device)
     folder = Path(config.out)
-    _keep_settings(config, rank)
+    settings = _settings_to_keep(config)
     with torch.random.fork_rng():
         torch.manual_seed(config.train.seed)  # initial weights
         optimizer = build(config.trainee)
@@ -112,16 +113,18 @@ def meta_train(
         device,
     )
     if rank == 0:
+        write_text(folder / SETTINGS, OmegaConf.to_yaml(settings))
         _lead(trainer, listener or TrainingListener(), stop, config)
     else:
         trainer.run(stop=stop)
     return folder / _kind(optimizer) if trainer.finished else None
 
 
-def _keep_settings(config: DictConfig, rank: int) -> None:
-    """Write the settings beside the checkpoint; one that is there must come from the same, but for `MAY_CHANGE`."""
-    file = Path(config.out) / "config.yaml"
+def _settings_to_keep(config: DictConfig) -> DictConfig:
+    """What goes beside the checkpoint; one that is there must come from the same settings, but for `MAY_CHANGE`."""
+    file = Path(config.out) / SETTINGS
     settings = OmegaConf.create(OmegaConf.to_container(config, resolve=True))
+    assert isinstance(settings, DictConfig)
     if file.is_file() and (Path(config.out) / "checkpoint-0").exists():
         try:
             then, now = (_flat(OmegaConf.to_container(entry)) for entry in (OmegaConf.load(file), settings))
@@ -137,8 +140,7 @@ def _keep_settings(config: DictConfig, rank: int) -> None:
                 f"{config.out} holds a training with other settings ({'; '.join(differing[:5])}): "
                 "repeat them to resume it, or give another out"
             )
-    elif rank == 0:
-        write_text(file, OmegaConf.to_yaml(settings))
+    return settings
 
 
 def _flat(settings: Any, above: str = "") -> dict[str, Any]:

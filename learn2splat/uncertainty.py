@@ -11,12 +11,13 @@ from learn2splat.evidence import predicted_proximal
 from learn2splat.optim.learned.pretrained import INITIALISER, UNCERTAINTY, load_pretrained, shipped
 from learn2splat.predict import saved
 from learn2splat.predict.base import Prediction
+from learn2splat.predict.kind import PREDICT, PredictionKind
 from learn2splat.predict.uncertainty import UncertaintyHead
 from learn2splat.predict.views import predicted
 from learn2splat.proximal import Proximal
 from learn2splat.scene.gaussians import GaussianScene
 from learn2splat.scene_loss import SceneLoss
-from learn2splat.start import PREDICT, load_initialiser
+from learn2splat.start import load_initialiser
 
 OFF = "off"
 
@@ -40,12 +41,14 @@ def chosen_proximal(
     if kind == OFF:
         return None
     if kind == PREDICT:
-        name, _, folder = init.partition(":")
-        if name != PREDICT:
+        asked = PredictionKind.parse(init)
+        if asked is None:
             raise UserError("uncertainty=predict needs --init predict[:FOLDER]; else give the folder of a trained head")
-        if folder in ("", *shipped(INITIALISER)):
-            return _by_head(f"{folder or shipped(INITIALISER)[0]}-{UNCERTAINTY}", scene_loss, initial, train)
-        return _of(predicted(scene_loss.data, train, load_initialiser(folder)), initial, init)
+        if asked.initialiser in ("", *shipped(INITIALISER)):
+            return _by_head(f"{asked.initialiser or shipped(INITIALISER)[0]}-{UNCERTAINTY}", scene_loss, initial, train)
+        if asked.is_refined:
+            raise UserError(f"init={init}: what is refined has no uncertainty yet; give the folder of a trained head")
+        return _of(predicted(scene_loss.data, train, load_initialiser(asked.initialiser)), initial, init)
     path = Path(kind)
     if path.is_dir() and checkpoint.kind_of(path) == saved.KIND:
         return _of(saved.SavedPrediction(path).prediction, initial, kind)

@@ -106,7 +106,7 @@ def main() -> None:
     head = load_pretrained(arguments.head, UNCERTAINTY)
     assert isinstance(head, UncertaintyHead)
     rows = [json.loads(line) for line in arguments.rows.read_text().splitlines()] if arguments.rows.exists() else []
-    made, done = config.validation, {(row["scene"], row["draw"]) for row in rows}
+    made, done = config.validation, {(row["scene"], row.get("draw", 0)) for row in rows}
     seeds = range(arguments.first_seed, arguments.first_seed + arguments.scenes)
     names = [f"procedural:seed={seed},views={made.views},width={made.width}{made.spec}" for seed in seeds]
     for name, draw in itertools.product([*names, *arguments.captures], range(arguments.draws)):

@@ -22,13 +22,13 @@ SHARE = 0.98
 """Of the numbers that must be within it, for the same reason."""
 
 
-def moved(name: str, renderer: Renderer, device: str) -> GaussianScene:
-    """How far `STEPS` steps of the optimizer move a small scene."""
+def moved(name: str, renderer: Renderer, device: str, horizon: int = 12) -> GaussianScene:
+    """How far the first `STEPS` steps of the optimizer move a small scene."""
     data, optimizer = capture(), make(name)
     loss = SceneLoss(data, renderer, PhotometricLoss(), device=device)
     start = start_scene().to(device)
     sampler = RandomViews(loss.cameras, list(data.train), 2, seed=3)
-    run = Rollout(loss, list(data.train), optimizer, sampler, RolloutState.start(start, optimizer), horizon=12)
+    run = Rollout(loss, list(data.train), optimizer, sampler, RolloutState.start(start, optimizer), horizon)
     assert len(list(run.run(STEPS))) == STEPS, run.outcome().message
     return run.state.scene.map(torch.sub, start).to("cpu")
 

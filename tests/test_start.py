@@ -12,20 +12,24 @@ from learn2splat import checkpoint
 from learn2splat.cameras import Cameras
 from learn2splat.data.sources import load_scene
 from learn2splat.errors import UserError
+from learn2splat.losses import PhotometricLoss
 from learn2splat.optim.learned import pretrained
 from learn2splat.optim.learned.pretrained import INITIALISER, save_pretrained
 from learn2splat.predict import views
 from learn2splat.predict.base import Prediction
 from learn2splat.predict.compact import CompactInitialiser
+from learn2splat.predict.kind import PredictionKind
 from learn2splat.predict.saved import SavedPrediction, save_prediction
 from learn2splat.predict.views import predicted
+from learn2splat.render.cpu import CpuRenderer
 from learn2splat.scene.gaussians import sh0_to_rgb
-from learn2splat.scene.ply import read_ply
+from learn2splat.scene.ply import read_ply, write_ply
+from learn2splat.scene_loss import SceneLoss
 from learn2splat.start import head_start, load_initialiser, load_updater, start_prediction
 from tests.conftest import random_scene, ring_cameras
 from tests.data import test_transforms as transforms
 from tests.test_cli import l2s
-from tests.test_rollout import capture
+from tests.test_rollout import capture, start_scene
 
 SCENE = "procedural:seed=3,views=9,width=32"
 SMALL = {"width": 8, "planes": 6, "groups": 2, "neighbours": 3, "blocks": 1}
@@ -148,12 +152,50 @@ def test_a_prediction_is_thinned_to_what_is_allowed(trained: Path) -> None:
         start_prediction(replace(data, train=[0]), [0], f"predict:{trained}")
 
 
-def test_only_predictions_are_refined() -> None:
+@pytest.mark.parametrize(
+    ("kind", "expected"),
+    [
+        ("predict", PredictionKind()),
+        ("predict:net", PredictionKind("net")),
+        ("predict+refine", PredictionKind("", True)),
+        ("predict:net+refine:up", PredictionKind("net", True, "up")),
+        ("predict:a/predict+refine/net", PredictionKind("a/predict+refine/net")),
+        ("predict:/a b/x+refine:/b/y", PredictionKind("/a b/x", True, "/b/y")),
+        *((kind, None) for kind in ("sfm", "predict+refinex", "predictor", "predict:", "ply:a/predict+refine/x.ply")),
+    ],
+)
+def test_what_asks_for_a_prediction(kind: str, expected: PredictionKind | None) -> None:
+    assert PredictionKind.parse(kind) == expected
+    assert expected is None or str(expected) == kind
+    assert (head_start(kind) > 0) == (expected is not None and expected.is_refined)
+
+
+def test_only_predictions_are_refined(here: Path) -> None:
     data = capture()
     with pytest.raises(UserError, match=r"init=random\+refine: only predictions can be refined"):
         start_prediction(data, data.train, "random+refine")
-    assert [head_start(kind) for kind in ("sfm", "predict", "ply:+refine.ply")] == [0, 0, 0]
-    assert head_start("predict:net+refine:updater") == head_start("predict+refine") > 0
+    with pytest.raises(UserError, match=r"init=predict\+refinex: give predict\[:FOLDER\]\[\+refine\[:FOLDER\]\]"):
+        start_prediction(data, data.train, "predict+refinex")
+    folder = here / "predict+refine"
+    folder.mkdir()
+    write_ply(start_scene(), folder / "a.ply")
+    assert len(start_prediction(data, data.train, f"ply:{folder / 'a.ply'}").scene) == len(start_scene())
+
+
+def test_only_updaters_refine() -> None:
+    with pytest.raises(UserError, match=r"\+refine:learned-rule: that optimizer is no updater of predictions"):
+        load_updater("learned-rule")
+
+
+def test_a_refinement_without_memory_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise MemoryError("full")
+
+    data = load_scene("procedural:seed=100002,views=8,width=32", max_size=32, test_every=0)
+    on = SceneLoss(data, CpuRenderer(), PhotometricLoss())
+    monkeypatch.setattr(SceneLoss, "rendered", full)
+    with pytest.raises(MemoryError, match="out of memory"):
+        start_prediction(data, data.train[:3], "predict+refine", scene_loss=on)
 
 
 def test_a_scene_without_points_starts_from_those_of_a_file_or_at_random(here: Path) -> None:

@@ -4,7 +4,8 @@
     python benchmarks/gpu/run.py --scene ../shared/scenes/fox --steps 30000 --densify default
     python benchmarks/gpu/run.py --scene ../shared/scenes/monstree --steps 30000 --densify mcmc
 
-One run after the other, each with snapshots in OUT/OPTIMIZER, so that the same command goes on where it was killed.
+One run after the other, each with snapshots in OUT/OPTIMIZER, so that the same command goes on where it was killed;
+other settings take another OUT. Finished runs are not made again.
 Written without a GPU at hand.
 """
 
@@ -12,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -39,9 +41,12 @@ def main() -> None:
     out = arguments.out or Path("outputs/gpu") / f"{arguments.scene.name}-{arguments.densify}-{arguments.steps}"
     for optimizer in arguments.optimizers.split(","):
         folder = out / optimizer
+        if (folder / "summary.json").exists():
+            continue
         if (folder / "checkpoint").exists():
             command = ["--resume"]
         else:
+            shutil.rmtree(folder, ignore_errors=True)
             at = ",".join(str(step) for step in AT if step <= arguments.steps)
             options = {
                 key: getattr(arguments, key)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import warnings
+
 import pytest
 import torch
 
+from learn2splat.optim.fusing import LONG
 from learn2splat.optim.learned.segments import segment_sum
 from learn2splat.render.reference import ReferenceRenderer
 from tests.conformance.test_every_optimizer import OPTIMIZERS
@@ -20,6 +23,15 @@ pytestmark = [
 def test_an_optimizer_moves_a_scene_as_on_the_cpu(name: str) -> None:
     renderer = ReferenceRenderer()
     assert_same_movement(moved(name, renderer, "cuda"), moved(name, renderer, "cpu"))
+
+
+@pytest.mark.parametrize("name", ["l2s", "adam-tuned"])
+def test_compiled_steps_move_a_scene_as_on_the_cpu(name: str) -> None:
+    renderer = ReferenceRenderer()
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message="steps are not compiled")
+        there = moved(name, renderer, "cuda", LONG)
+    assert_same_movement(there, moved(name, renderer, "cpu", LONG))
 
 
 @pytest.mark.parametrize("count", [1, 1000, 100_000])
