@@ -32,7 +32,7 @@ def milliseconds(optimizer: SceneOptimizer, count: int) -> float:
     """Median CPU time of an update."""
     start, grads, seen = scene(count, 0), scene(count, 1), torch.arange(count) % 2 == 0
     footprint = torch.full((count,), 0.01)
-    context = StepContext(5, None, 1, 20, 1.0, seen, 0.1, pixel_footprint_world=footprint)
+    context = StepContext(5, None, 1, 20, 1.0, seen, 0.1, pixel_footprint_world=footprint, photo_side_px=1600)
     state, taken = optimizer.init(start), []
     for _ in range(3 + max(8, NUMBERS // count)):
         before = time.process_time()
