@@ -8,28 +8,21 @@ What `l2s-tiny` pools: 12 numbers per Gaussian in 64 clusters. Written without a
 from __future__ import annotations
 
 import argparse
-import time
 from collections.abc import Callable
-from statistics import median
 
 import torch
 from torch import Tensor
+from torch.utils.benchmark import Timer
 
 from learn2splat.optim.base import CLUSTERS
 from learn2splat.optim.learned.segments import segment_sum
 
-WIDTH, REPEATS = 12, 50
+WIDTH = 12
 
 
 def milliseconds(call: Callable[[], Tensor]) -> float:
-    taken = []
-    for _ in range(REPEATS + 5):
-        torch.cuda.synchronize()
-        begin = time.perf_counter()
-        call()
-        torch.cuda.synchronize()
-        taken.append(time.perf_counter() - begin)
-    return 1e3 * median(taken[5:])
+    """Median, with the device synchronised."""
+    return 1e3 * Timer("call()", globals={"call": call}).blocked_autorange().median
 
 
 def main() -> None:

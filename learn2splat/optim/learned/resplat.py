@@ -141,9 +141,10 @@ class RecurrentUpdater(nn.Module):
             norm = sign * local.quats.norm(dim=1, keepdim=True)
             unit = local.log_scales.mean(dim=1, keepdim=True).exp()
             numbers = _columns(replace(local, means=soft(local.means), quats=local.quats / norm))
-            gradient = frame.gradient(grads.detach().to(dtype=weights.dtype).with_sh_degree(SH_DEGREE))
-            gradient = replace(gradient, means=gradient.means * unit, quats=gradient.quats * norm)
-            uphill, steepness = slopes(_columns(gradient), GROUPS, context.visible)
+            if self.descent is not None:
+                gradient = frame.gradient(grads.detach().to(dtype=weights.dtype).with_sh_degree(SH_DEGREE))
+                gradient = replace(gradient, means=gradient.means * unit, quats=gradient.quats * norm)
+                uphill, steepness = slopes(_columns(gradient), GROUPS, context.visible)
             photos, images = (part.to(weights).permute(0, 3, 1, 2) for part in (views.photos, views.images))
             difference = images - photos
             features = self.pyramid(photos)
